@@ -1,0 +1,88 @@
+"""The deterministic baseline: one guess per image, and the loss on the missing pixels."""
+
+from typing import Optional
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from cvae import HIDDEN_1, HIDDEN_2
+
+__all__ = ["PIXELS", "BaselineNet", "MaskedBCELoss", "linear", "missing_pixels"]
+
+PIXELS = 784  # 28 x 28
+
+
+class BaselineNet(nn.Module):
+    """Multi-layer perceptron that predicts every pixel from the known ones.
+
+    Baseline "NN" of Sohn, Lee, Yan (2015), section 5.1.
+
+    Args:
+        hidden_1: units of the first hidden layer.
+        hidden_2: units of the second hidden layer.
+    """
+
+    def __init__(self, hidden_1: int = HIDDEN_1, hidden_2: int = HIDDEN_2) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(PIXELS, hidden_1)
+        self.fc2 = nn.Linear(hidden_1, hidden_2)
+        self.fc3 = nn.Linear(hidden_2, PIXELS)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return pixel probabilities in [0, 1], shape (batch, 784), for images of any shape with 784 pixels."""
+        return torch.sigmoid(self.logits(x))
+
+    def logits(self, x: Tensor, pixels: Optional[Tensor] = None) -> Tensor:
+        """Return the log odds of all pixels, shape (batch, 784), or of the given ones only."""
+        x = x.reshape(-1, PIXELS)
+        hidden = self.relu(self.fc1(x))
+        hidden = self.relu(self.fc2(hidden))
+        return linear(self.fc3, hidden, pixels)
+
+
+class MaskedBCELoss(nn.Module):
+    r"""Negative conditional log-likelihood of the missing pixels, in nats.
+
+    .. math:: -\sum_i [y_i \log \hat y_i + (1 - y_i) \log(1 - \hat y_i)]
+
+    over the pixels :math:`i` where the target is not ``masked_with``.  Logarithms of probabilities stop at
+    -100 and logits have no such limit; either way saturated predictions give finite losses.
+
+    Args:
+        masked_with: target value of the pixels that are not scored, outside [0, 1].
+        from_logits: predictions are log odds rather than probabilities.
+    """
+
+    def __init__(self, masked_with: float = -1, from_logits: bool = False) -> None:
+        super().__init__()
+        self.masked_with = masked_with
+        self.from_logits = from_logits
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return the sum over pixels and images, a scalar in nats."""
+        return self.per_image(input, target).sum()
+
+    def per_image(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return the sum over pixels, shape (batch,), for predictions of shape (batch, pixels)."""
+        target = target.reshape(input.shape)
+        scored = target != self.masked_with
+        loss = F.binary_cross_entropy_with_logits if self.from_logits else F.binary_cross_entropy
+        return loss(input, target * scored, weight=scored.to(input.dtype), reduction="none").sum(-1)
+
+
+def missing_pixels(x: Tensor, masked_with: float = -1) -> Tensor:
+    """Return the places, int64 in [0, 784), of the pixels that images ``x`` lack.
+
+    All images of a batch lack the same ones, so the first image tells.
+    """
+    return (x.reshape(-1, PIXELS)[0] == masked_with).nonzero().squeeze(-1)
+
+
+def linear(layer: nn.Linear, hidden: Tensor, outputs: Optional[Tensor] = None) -> Tensor:
+    """Apply a linear layer, or only the rows of it that yield the given outputs."""
+    if outputs is None:
+        return layer(hidden)
+    return F.linear(hidden, layer.weight.index_select(0, outputs), layer.bias.index_select(0, outputs))

@@ -1,0 +1,218 @@
+"""Digit images divided into the quadrants that are known and those to be predicted."""
+
+from pathlib import Path
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import Compose, functional
+
+from cvae.sources import DATASETS, load_digits, resolve_dataset
+
+__all__ = ["CVAEMNIST", "MaskImages", "ToTensor", "get_data", "make_loader"]
+
+Sample = Dict[str, Any]
+
+
+class CVAEMNIST(Dataset):
+    """MNIST held in memory as one uint8 tensor, read an image or a whole batch at a time.
+
+    A sample is a dict with ``original`` and ``digit``, and with whatever the transform adds.  Before any
+    transform they are uint8 of shape (*batch, 28, 28) in [0, 255] and int64 of shape (*batch,).
+
+    Args:
+        root: folder that holds ``MNIST/raw``.
+        train: the training split, else the validation split (MNIST's test files).
+        transform: called with a sample of any leading batch shape.
+        download: fetch the files if they are missing.
+        dataset: ``"mnist"`` or ``"mnist-5k"``; the latter needs no files.
+        subset: keep the first so many images, or all of them if None.
+        device: where images and digits live, and so where batches are made.
+
+    Attributes:
+        name: what tables and figures call this split.
+        guess: None, or a tensor of shape (N, 28, 28) whose rows join the samples as ``guess``: the
+            baseline's predictions, which never change once it is trained.
+
+    Raises:
+        DataError: the files are missing, damaged or can't be downloaded.
+    """
+
+    def __init__(
+        self,
+        root: Union[str, Path],
+        train: bool = True,
+        transform: Optional[Callable[[Sample], Sample]] = None,
+        download: bool = False,
+        *,
+        dataset: str = "mnist",
+        subset: Optional[int] = None,
+        device: Union[str, torch.device] = "cpu",
+    ) -> None:
+        images, digits = load_digits(dataset, root, train, download)
+        self.images = images[:subset].to(device)
+        self.digits = digits[:subset].to(device)
+        self.transform = transform
+        self.guess: Optional[Tensor] = None
+        self.name = DATASETS[dataset]["train" if train else "val"]
+        if subset is not None and subset < len(images):
+            self.name = f"first {subset:,} of the {self.name}"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: int) -> Sample:
+        return self._samples(item)
+
+    def __getitems__(self, items: Sequence[int]) -> Sample:
+        """Make the samples of a whole batch in one go, stacked: what ``DataLoader`` calls."""
+        return self._samples(torch.as_tensor(items, device=self.images.device))
+
+    def _samples(self, index: Union[int, Tensor]) -> Sample:
+        sample: Sample = {"original": self.images[index], "digit": self.digits[index]}
+        if self.transform:
+            sample = self.transform(sample)
+        if self.guess is not None:
+            sample["guess"] = self.guess[index]
+        return sample
+
+
+class ToTensor:
+    """Turn ``original`` into floats in [0, 1] of shape (*batch, 1, h, w), and ``digit`` into int64.
+
+    ``original`` may be a PIL image, an array or a tensor of shape (*batch, h, w); uint8 is divided by 255.
+    The caller's dict stays as it is.
+    """
+
+    def __call__(self, sample: Sample) -> Sample:
+        image = sample["original"]
+        if isinstance(image, Tensor):
+            scale = 255 if image.dtype == torch.uint8 else 1
+            image = image.unsqueeze(-3).to(torch.float32) / scale
+        else:
+            image = functional.to_tensor(image)
+        digit = sample["digit"]
+        if not isinstance(digit, Tensor):
+            digit = torch.as_tensor(np.asarray(digit))
+        return {**sample, "original": image, "digit": digit.to(torch.int64)}
+
+
+class MaskImages:
+    r"""Divide an image into ``input``, the known quadrants, and ``output``, the missing ones.
+
+    Each is the whole image with the other's pixels set to ``mask_with``: one known quadrant is the bottom
+    left one, two are the left half, three are all but the bottom right (Sohn, Lee, Yan (2015), section 5.1).
+    The division follows from the place of a pixel alone, never from its value.  The caller's dict stays as
+    it is.
+
+    Args:
+        num_quadrant_inputs: number of known quadrants: 1, 2 or 3.
+        mask_with: value of the pixels that are not there.  The networks tell them by this value, so for
+            them it must lie outside [0, 1].
+
+    Raises:
+        ValueError: ``num_quadrant_inputs`` is not 1, 2 or 3.
+    """
+
+    def __init__(self, num_quadrant_inputs: int, mask_with: float = -1) -> None:
+        if num_quadrant_inputs not in (1, 2, 3):
+            raise ValueError(f"number of quadrants as inputs must be 1, 2 or 3, not {num_quadrant_inputs}")
+        self.num = num_quadrant_inputs
+        self.mask_with = float(mask_with)
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Add ``input`` and ``output``, shape (*batch, h, w), to a sample whose ``original`` is a float
+        tensor of shape (*batch, 1, h, w) or (h, w)."""
+        image = sample["original"]
+        if not image.is_floating_point():
+            raise TypeError(f"MaskImages needs floats in [0, 1], not {image.dtype}: put ToTensor() before it")
+        if image.ndim > 2:
+            image = image.squeeze(-3)  # (*batch, 1, h, w) -> (*batch, h, w)
+        known = self._known(*image.shape[-2:], device=image.device)
+        return {
+            **sample,
+            "input": torch.where(known, image, self.mask_with),
+            "output": torch.where(known, self.mask_with, image),
+        }
+
+    def _known(self, height: int, width: int, device: torch.device) -> Tensor:
+        top, left = height // 2, width // 2
+        known = torch.zeros(height, width, dtype=torch.bool, device=device)
+        known[top:, :left] = True
+        if self.num >= 2:
+            known[:top, :left] = True
+        if self.num == 3:
+            known[:top, left:] = True
+        return known
+
+
+def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = False, seed: int = 0) -> DataLoader:
+    """Iterate over a ``CVAEMNIST`` in batches that the data set itself makes.
+
+    Args:
+        dataset: its ``__getitems__`` returns a whole batch.
+        batch_size: images a batch; the last one may be smaller.
+        shuffle: in a new order each epoch; the orders depend on ``seed`` alone.
+        seed: of a generator of its own.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        collate_fn=_already_a_batch,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def _already_a_batch(batch: Sample) -> Sample:
+    return batch
+
+
+def get_data(
+    num_quadrant_inputs: int,
+    batch_size: int,
+    *,
+    dataset: str = "auto",
+    data_dir: Union[str, Path] = "data",
+    subset: Optional[int] = None,
+    seed: int = 0,
+    device: Union[str, torch.device] = "cpu",
+) -> Tuple[Dict[str, CVAEMNIST], Dict[str, DataLoader], Dict[str, int]]:
+    """Prepare data sets and loaders for one number of known quadrants.
+
+    Args:
+        num_quadrant_inputs: number of known quadrants: 1, 2 or 3.
+        batch_size: images a batch.
+        dataset: ``"mnist"``, ``"mnist-5k"``, or ``"auto"`` for the first of them that is at hand.
+        data_dir: folder of the MNIST files, which are downloaded if they are missing.
+        subset: keep the first so many images of each split.
+        seed: of the order in which training images come.
+        device: where the images live.
+
+    Returns:
+        Three dicts with the keys ``"train"`` and ``"val"``: data sets, loaders, numbers of images.
+
+    Raises:
+        DataError: the data set can't be had.
+        ValueError: ``num_quadrant_inputs`` is not 1, 2 or 3, or no data set has that name.
+    """
+    transform = Compose([ToTensor(), MaskImages(num_quadrant_inputs)])
+    dataset = resolve_dataset(dataset, data_dir)
+    datasets = {
+        mode: CVAEMNIST(
+            data_dir,
+            train=mode == "train",
+            transform=transform,
+            download=True,
+            dataset=dataset,
+            subset=subset,
+            device=device,
+        )
+        for mode in ("train", "val")
+    }
+    dataloaders = {
+        mode: make_loader(datasets[mode], batch_size, shuffle=mode == "train", seed=seed) for mode in datasets
+    }
+    return datasets, dataloaders, {mode: len(datasets[mode]) for mode in datasets}

@@ -1,0 +1,174 @@
+"""The conditional variational auto-encoder: its three networks, Pyro model and guide."""
+
+from typing import Optional, Tuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from cvae import HIDDEN_1, HIDDEN_2, Z_DIM
+from cvae.baseline import PIXELS, BaselineNet, linear, missing_pixels
+
+__all__ = ["CVAE", "Decoder", "Encoder"]
+
+MAX_LOG_SCALE = 20.0  # keeps scales, their squares and their inverses finite in single precision
+
+
+class Encoder(nn.Module):
+    """Diagonal Gaussian over the latent variables, given an image put together from two.
+
+    Serves as the prior network p(z|x), with the baseline's guess in the missing pixels, and as the
+    recognition network q(z|x,y), with the truth there.
+
+    Args:
+        z_dim: number of latent variables.
+        hidden_1: units of the first hidden layer.
+        hidden_2: units of the second hidden layer.
+        masked_with: value that marks missing pixels in ``x``, outside [0, 1].
+    """
+
+    def __init__(
+        self, z_dim: int = Z_DIM, hidden_1: int = HIDDEN_1, hidden_2: int = HIDDEN_2, masked_with: float = -1
+    ) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(PIXELS, hidden_1)
+        self.fc2 = nn.Linear(hidden_1, hidden_2)
+        self.fc31 = nn.Linear(hidden_2, z_dim)
+        self.fc32 = nn.Linear(hidden_2, z_dim)
+        self.relu = nn.ReLU()
+        self.masked_with = masked_with
+
+    def forward(self, x: Tensor, y: Tensor) -> Tuple[Tensor, Tensor]:
+        """Return mean and standard deviation, each of shape (batch, z_dim).
+
+        Args:
+            x: images of shape (batch, 28, 28) or (batch, 784), with missing pixels.
+            y: values for the missing pixels, in a whole image of the same size.
+        """
+        xc = torch.where(x == self.masked_with, y.view(x.shape), x)
+        hidden = self.relu(self.fc1(xc.reshape(-1, PIXELS)))
+        hidden = self.relu(self.fc2(hidden))
+        z_loc = self.fc31(hidden)
+        z_scale = torch.exp(self.fc32(hidden).clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE))
+        return z_loc, z_scale
+
+
+class Decoder(nn.Module):
+    """Pixel probabilities given the latent variables: the generation network p(y|z).
+
+    Args:
+        z_dim: number of latent variables.
+        hidden_1: units of the first hidden layer.
+        hidden_2: units of the second hidden layer.
+    """
+
+    def __init__(self, z_dim: int = Z_DIM, hidden_1: int = HIDDEN_1, hidden_2: int = HIDDEN_2) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(z_dim, hidden_1)
+        self.fc2 = nn.Linear(hidden_1, hidden_2)
+        self.fc3 = nn.Linear(hidden_2, PIXELS)
+        self.relu = nn.ReLU()
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return pixel probabilities in [0, 1], shape (*batch, 784), for z of shape (*batch, z_dim)."""
+        return torch.sigmoid(self.logits(z))
+
+    def logits(self, z: Tensor, pixels: Optional[Tensor] = None) -> Tensor:
+        """Return the log odds of all pixels, shape (*batch, 784), or of the given ones only."""
+        y = self.relu(self.fc1(z))
+        y = self.relu(self.fc2(y))
+        return linear(self.fc3, y, pixels)
+
+
+class CVAE(nn.Module):
+    r"""Conditional variational auto-encoder on top of a trained baseline.
+
+    .. math:: p(y|x) = \int p(y|z) \, p(z|x, \hat y(x)) \, dz
+
+    Sohn, Lee, Yan (2015), section 4, where :math:`\hat y` is the baseline's guess; as in the tutorial, the
+    generation network sees x through z alone.  The baseline is never trained here.
+
+    Args:
+        z_dim: number of latent variables.
+        hidden_1: units of the first hidden layer of each network.
+        hidden_2: units of the second hidden layer of each network.
+        pre_trained_baseline_net: the trained baseline; without one, a new net that waits for
+            ``load_state_dict``.
+        masked_with: value that marks missing pixels, outside [0, 1].
+
+    Raises:
+        ValueError: ``masked_with`` lies in [0, 1], where it could not be told from a pixel.
+    """
+
+    def __init__(
+        self,
+        z_dim: int = Z_DIM,
+        hidden_1: int = HIDDEN_1,
+        hidden_2: int = HIDDEN_2,
+        pre_trained_baseline_net: Optional[BaselineNet] = None,
+        masked_with: float = -1,
+    ) -> None:
+        super().__init__()
+        if 0 <= masked_with <= 1:
+            raise ValueError(f"masked_with must lie outside [0, 1], where pixels are, not at {masked_with}")
+        if pre_trained_baseline_net is None:
+            pre_trained_baseline_net = BaselineNet(hidden_1, hidden_2)
+        self.baseline_net = pre_trained_baseline_net
+        self.prior_net = Encoder(z_dim, hidden_1, hidden_2, masked_with)
+        self.generation_net = Decoder(z_dim, hidden_1, hidden_2)
+        self.recognition_net = Encoder(z_dim, hidden_1, hidden_2, masked_with)
+        self.masked_with = masked_with
+
+    @torch.no_grad()
+    def guess(self, xs: Tensor) -> Tensor:
+        """Return the baseline's guess, in the shape of ``xs``; no gradient reaches the baseline."""
+        return self.baseline_net(xs).view(xs.shape)
+
+    def model(self, xs: Tensor, ys: Optional[Tensor] = None, y_hat: Optional[Tensor] = None) -> Tensor:
+        """Draw z from the prior network and score, or predict, the missing pixels.
+
+        Sites: ``"z"`` of event shape (z_dim,); ``"y"``, observed on the missing pixels when ``ys`` is
+        given, else the probabilities of all 784.  Plate: ``"data"``, over images, at dim -1.
+
+        Args:
+            xs: images with missing pixels, shape (batch, 28, 28) or (batch, 784); all lack the same ones.
+            ys: the missing pixels in [0, 1], in whole images of the same shape.
+            y_hat: the baseline's guess, same shape, if it is known already.
+
+        Returns:
+            Pixel probabilities of shape (*particles, batch, 784); with ``ys`` they carry no gradient, and
+            the known pixels are those of ``xs``.
+        """
+        pyro.module("prior_net", self.prior_net)
+        pyro.module("generation_net", self.generation_net)
+        with pyro.plate("data", xs.shape[0], dim=-1):
+            prior = self.prior_net(xs, self.guess(xs) if y_hat is None else y_hat)
+            zs = pyro.sample("z", dist.Normal(*prior).to_event(1))
+            if ys is None:
+                loc = self.generation_net(zs)
+                # Probabilities show grey pixels better than samples of 0 or 1 would.
+                pyro.deterministic("y", loc.detach(), event_dim=1)
+                return loc
+            missing = missing_pixels(xs, self.masked_with)
+            logits = self.generation_net.logits(zs, missing)
+            # Grey targets lie between 0 and 1: the Bernoulli's formula holds, its check of values does not.
+            likelihood = dist.Bernoulli(logits=logits, validate_args=False).to_event(1)
+            pyro.sample("y", likelihood, obs=ys.reshape(-1, PIXELS)[:, missing])
+            known = xs.reshape(-1, PIXELS).expand(*zs.shape[:-1], PIXELS)
+            return known.index_copy(-1, missing, logits.detach().sigmoid())
+
+    def guide(self, xs: Tensor, ys: Optional[Tensor] = None, y_hat: Optional[Tensor] = None) -> None:
+        """Draw z from the recognition network, or without ``ys`` from the prior network.
+
+        Arguments are those of :meth:`model`.
+        """
+        with pyro.plate("data", xs.shape[0], dim=-1):
+            if ys is None:
+                pyro.module("prior_net", self.prior_net)
+                loc, scale = self.prior_net(xs, self.guess(xs) if y_hat is None else y_hat)
+            else:
+                pyro.module("recognition_net", self.recognition_net)
+                loc, scale = self.recognition_net(xs, ys)
+            pyro.sample("z", dist.Normal(loc, scale).to_event(1))

@@ -1,0 +1,259 @@
+"""One training loop with early stopping, and what it does for the baseline and for the CVAE."""
+
+import copy
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Iterable, List
+
+import pyro
+import torch
+import torch.nn as nn
+from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.enum import get_importance_trace
+from torch import Tensor
+from torch.distributions import kl_divergence
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from cvae.baseline import PIXELS, BaselineNet, MaskedBCELoss, missing_pixels
+from cvae.model import CVAE
+
+__all__ = ["ELBOS", "EarlyStopping", "FusedAdam", "History", "TrainingError", "train_baseline", "train_cvae"]
+
+ELBOS = {"mean-field": TraceMeanField_ELBO, "trace": Trace_ELBO}
+
+
+class TrainingError(RuntimeError):
+    """Training can't go on."""
+
+
+class EarlyStopping:
+    """Remember the best loss so far, and stop after some epochs in a row without a better one.
+
+    Args:
+        patience: number of epochs without improvement after which to stop, at least 1.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.best_loss = math.inf
+        self.epochs_without_improvement = 0
+
+    def improves(self, loss: float) -> bool:
+        """Take note of the loss of one more epoch, and tell whether it is the best one yet."""
+        if loss < self.best_loss:
+            self.best_loss = loss
+            self.epochs_without_improvement = 0
+            return True
+        self.epochs_without_improvement += 1
+        return False
+
+    @property
+    def should_stop(self) -> bool:
+        return self.epochs_without_improvement >= self.patience
+
+
+@dataclass
+class History:
+    """What a training run went through; losses in nats per image, lower is better.
+
+    Attributes:
+        epochs: a dict for each epoch: ``train`` and ``val`` losses, ``seconds``, and for the CVAE the two
+            terms of ``val``, ``reconstruction`` and ``kl``.
+        best_epoch: number of the epoch, from 1, whose weights were kept.
+        seconds: wall-clock time of the whole run.
+    """
+
+    epochs: List[Dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    seconds: float = 0.0
+
+
+def train_baseline(
+    net: BaselineNet,
+    dataloaders: Dict[str, DataLoader],
+    *,
+    learning_rate: float = 1e-3,
+    num_epochs: int = 50,
+    early_stop_patience: int = 3,
+    label: str = "baseline",
+) -> History:
+    """Fit the baseline by maximum likelihood and leave it with its best weights.
+
+    Args:
+        net: trained in place.
+        dataloaders: keyed ``"train"`` and ``"val"``, of samples with ``input`` and ``output``.
+        learning_rate: of Adam.
+        num_epochs: at most so many passes over the training images.
+        early_stop_patience: stop after so many epochs without a better validation loss.
+        label: how progress lines begin.
+
+    Raises:
+        TrainingError: a loss is not finite.
+    """
+    optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate, fused=True)
+    masked_loss = MaskedBCELoss(from_logits=True)
+
+    def loss(batch: Dict[str, Tensor]) -> Tensor:
+        missing = missing_pixels(batch["input"])
+        target = batch["output"].reshape(-1, PIXELS).index_select(1, missing)
+        return masked_loss(net.logits(batch["input"], missing), target)
+
+    def step(batch: Dict[str, Tensor]) -> float:
+        nll = loss(batch)
+        nll.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return nll.item()
+
+    def validate(batch: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        return {"val": loss(batch)}
+
+    return _fit(net, step, validate, dataloaders, num_epochs, early_stop_patience, label)
+
+
+def train_cvae(
+    cvae: CVAE,
+    dataloaders: Dict[str, DataLoader],
+    *,
+    learning_rate: float = 1e-3,
+    num_epochs: int = 50,
+    early_stop_patience: int = 3,
+    elbo: str = "mean-field",
+    label: str = "CVAE",
+) -> History:
+    r"""Fit prior, recognition and generation networks by stochastic variational inference.
+
+    Minimises the negative evidence lower bound with one particle,
+
+    .. math:: KL(q(z|x,y) \| p(z|x)) - \log p(y|z), \quad z \sim q(z|x,y)
+
+    (Sohn, Lee, Yan (2015), equation 4) and leaves the CVAE with its best weights.  The baseline inside it
+    stays as it is.
+
+    Args:
+        cvae: trained in place.
+        dataloaders: keyed ``"train"`` and ``"val"``, of samples with ``input``, ``output`` and, where it
+            has been computed beforehand, ``guess``.
+        learning_rate: of Adam.
+        num_epochs: at most so many passes over the training images.
+        early_stop_patience: stop after so many epochs without a better validation loss.
+        elbo: ``"mean-field"`` for the KL term in closed form, ``"trace"`` to sample it too.  Validation
+            always has it in closed form.
+        label: how progress lines begin.
+
+    Raises:
+        TrainingError: a loss is not finite.
+    """
+
+    def step(batch: Dict[str, Tensor]) -> float:
+        return svi.step(batch["input"], batch["output"], batch.get("guess"))
+
+    def validate(batch: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        reconstruction, kl = _elbo_terms(cvae, batch)
+        return {"val": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
+
+    # The scope keeps these parameters apart from those of any other model.  Without Pyro's own checks a
+    # loss that is not finite reaches ours.
+    with pyro.get_param_store().scope(), pyro.validation_enabled(False):
+        svi = SVI(cvae.model, cvae.guide, FusedAdam(learning_rate), loss=ELBOS[elbo]())
+        return _fit(cvae, step, validate, dataloaders, num_epochs, early_stop_patience, label)
+
+
+class FusedAdam(pyro.optim.PyroOptim):
+    """Adam in one step over all parameters, where Pyro's own takes one for each tensor.
+
+    Args:
+        learning_rate: step size.
+    """
+
+    def __init__(self, learning_rate: float) -> None:
+        super().__init__(torch.optim.Adam, {"lr": learning_rate, "fused": True})
+        self.optimizer: Any = None
+
+    def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
+        """Take one step; all parameters must be there at the first."""
+        if self.optimizer is None:
+            self.optimizer = self.pt_optim_constructor(list(params), **self.pt_optim_args)
+        self.optimizer.step()
+        self.optimizer.zero_grad()  # leaves no gradients that SVI would have to fill with zeros
+
+
+def _elbo_terms(cvae: CVAE, batch: Dict[str, Tensor]) -> "tuple[Tensor, Tensor]":
+    """Reconstruction and KL terms of the negative ELBO, summed over a batch, in nats."""
+    args = (batch["input"], batch["output"], batch.get("guess"))
+    model, guide = get_importance_trace("flat", 1, cvae.model, cvae.guide, args, {})
+    kl = kl_divergence(guide.nodes["z"]["fn"], model.nodes["z"]["fn"])
+    return -model.nodes["y"]["log_prob_sum"], kl.sum()
+
+
+def _fit(
+    net: nn.Module,
+    step: Callable[[Dict[str, Tensor]], float],
+    validate: Callable[[Dict[str, Tensor]], Dict[str, Tensor]],
+    dataloaders: Dict[str, DataLoader],
+    num_epochs: int,
+    early_stop_patience: int,
+    label: str,
+) -> History:
+    """Train by ``step``, which returns a loss summed over the batch, and keep the best weights."""
+    history, stopping, start = History(), EarlyStopping(early_stop_patience), time.perf_counter()
+    best_weights: Dict[str, Any] = {}
+    for epoch in range(1, num_epochs + 1):
+        epoch_start = time.perf_counter()
+        title = f"{label}, epoch {epoch}/{num_epochs}"
+        losses = {"train": _train_epoch(net, step, dataloaders["train"], title)}
+        losses |= _validate_epoch(net, validate, dataloaders["val"])
+        _check_finite(losses["val"], "validation", title)
+        losses["seconds"] = time.perf_counter() - epoch_start
+        history.epochs.append(losses)
+        if stopping.improves(losses["val"]):
+            history.best_epoch = epoch
+            best_weights = copy.deepcopy(net.state_dict())
+        print(_progress_line(title, losses), flush=True)
+        if stopping.should_stop:
+            break
+    net.load_state_dict(best_weights)
+    history.seconds = time.perf_counter() - start
+    return history
+
+
+def _train_epoch(net: nn.Module, step: Callable[[Any], float], loader: DataLoader, title: str) -> float:
+    net.train()
+    total, images = 0.0, 0
+    for batch in tqdm(loader, title, leave=False, disable=None):
+        loss = step(batch)
+        _check_finite(loss, "training", title)
+        total += loss
+        images += len(batch["input"])
+    return total / images
+
+
+@torch.no_grad()
+def _validate_epoch(
+    net: nn.Module, validate: Callable[[Any], Dict[str, Tensor]], loader: DataLoader
+) -> Dict[str, float]:
+    net.eval()
+    totals: Dict[str, float] = {}
+    images = 0
+    for batch in loader:
+        for name, loss in validate(batch).items():
+            totals[name] = totals.get(name, 0.0) + loss.item()
+        images += len(batch["input"])
+    return {name: total / images for name, total in totals.items()}
+
+
+def _check_finite(loss: float, split: str, title: str) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(f"{title}: the {split} loss is {loss}: try a smaller --learning-rate")
+
+
+def _progress_line(title: str, losses: Dict[str, float]) -> str:
+    terms = ""
+    if "kl" in losses:
+        terms = f" (reconstruction {losses['reconstruction']:.2f} + KL {losses['kl']:.2f})"
+    return (
+        f"{title}: training {losses['train']:.2f}, validation {losses['val']:.2f}{terms} nats/image, "
+        f"{losses['seconds']:.1f} s"
+    )
