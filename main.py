@@ -7,7 +7,7 @@ are written when it is done.
 
 import argparse
 import sys
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 from cvae.options import UsageError, parse_args
 
@@ -57,8 +57,12 @@ def run(args: argparse.Namespace) -> None:
             device=device,
         )
         if args.num_images > sizes["val"]:
-            raise UsageError(f"--num-images {args.num_images} is more than the {sizes['val']} validation images")
-        print(f"{name}: {datasets['train'].name} ({sizes['train']:,} images), {datasets['val'].name} ", end="")
+            raise UsageError(
+                f"--num-images {args.num_images} is more than the {sizes['val']} validation images"
+            )
+        print(
+            f"{name}: {datasets['train'].name} ({sizes['train']:,} images), {datasets['val'].name} ", end=""
+        )
         print(f"({sizes['val']:,} images), seed {args.seed}, {device}", flush=True)
 
         baseline_net = BaselineNet().to(device)
@@ -86,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
             images["original"].squeeze(-3),
             images["guess"],
             draw_samples(cvae_net, images["input"], args.num_samples),
-            title=f"{datasets['val'].name}, {name} known",
+            title=f"{datasets['val'].name}, {name} known (blue: to be predicted)",
         )
 
         settings[f"q{num_quadrant_inputs}"] = {
@@ -112,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"\n{markdown(results, datasets['val'].name)}\nFiles are in {args.output_dir}.", flush=True)
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     args = parse_args(argv, __doc__)
     try:

@@ -1,7 +1,5 @@
 """The deterministic baseline: one guess per image, and the loss on the missing pixels."""
 
-from typing import Optional
-
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -35,7 +33,7 @@ class BaselineNet(nn.Module):
         """Return pixel probabilities in [0, 1], shape (batch, 784), for images of any shape with 784 pixels."""
         return torch.sigmoid(self.logits(x))
 
-    def logits(self, x: Tensor, pixels: Optional[Tensor] = None) -> Tensor:
+    def logits(self, x: Tensor, pixels: Tensor | None = None) -> Tensor:
         """Return the log odds of all pixels, shape (batch, 784), or of the given ones only."""
         x = x.reshape(-1, PIXELS)
         hidden = self.relu(self.fc1(x))
@@ -81,7 +79,7 @@ def missing_pixels(x: Tensor, masked_with: float = -1) -> Tensor:
     return (x.reshape(-1, PIXELS)[0] == masked_with).nonzero().squeeze(-1)
 
 
-def linear(layer: nn.Linear, hidden: Tensor, outputs: Optional[Tensor] = None) -> Tensor:
+def linear(layer: nn.Linear, hidden: Tensor, outputs: Tensor | None = None) -> Tensor:
     """Apply a linear layer, or only the rows of it that yield the given outputs."""
     if outputs is None:
         return layer(hidden)

@@ -1,7 +1,8 @@
 """Digit images divided into the quadrants that are known and those to be predicted."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from cvae.sources import DATASETS, load_digits, resolve_dataset
 
 __all__ = ["CVAEMNIST", "MaskImages", "ToTensor", "get_data", "make_loader"]
 
-Sample = Dict[str, Any]
+Sample = dict[str, Any]
 
 
 class CVAEMNIST(Dataset):
@@ -42,20 +43,20 @@ class CVAEMNIST(Dataset):
 
     def __init__(
         self,
-        root: Union[str, Path],
+        root: str | Path,
         train: bool = True,
-        transform: Optional[Callable[[Sample], Sample]] = None,
+        transform: Callable[[Sample], Sample] | None = None,
         download: bool = False,
         *,
         dataset: str = "mnist",
-        subset: Optional[int] = None,
-        device: Union[str, torch.device] = "cpu",
+        subset: int | None = None,
+        device: str | torch.device = "cpu",
     ) -> None:
         images, digits = load_digits(dataset, root, train, download)
         self.images = images[:subset].to(device)
         self.digits = digits[:subset].to(device)
         self.transform = transform
-        self.guess: Optional[Tensor] = None
+        self.guess: Tensor | None = None
         self.name = DATASETS[dataset]["train" if train else "val"]
         if subset is not None and subset < len(images):
             self.name = f"first {subset:,} of the {self.name}"
@@ -66,11 +67,11 @@ class CVAEMNIST(Dataset):
     def __getitem__(self, item: int) -> Sample:
         return self._samples(item)
 
-    def __getitems__(self, items: Sequence[int]) -> Sample:
+    def __getitems__(self, items: Sequence[int] | Tensor) -> Sample:
         """Make the samples of a whole batch in one go, stacked: what ``DataLoader`` calls."""
         return self._samples(torch.as_tensor(items, device=self.images.device))
 
-    def _samples(self, index: Union[int, Tensor]) -> Sample:
+    def _samples(self, index: int | Tensor) -> Sample:
         sample: Sample = {"original": self.images[index], "digit": self.digits[index]}
         if self.transform:
             sample = self.transform(sample)
@@ -130,7 +131,8 @@ class MaskImages:
             raise TypeError(f"MaskImages needs floats in [0, 1], not {image.dtype}: put ToTensor() before it")
         if image.ndim > 2:
             image = image.squeeze(-3)  # (*batch, 1, h, w) -> (*batch, h, w)
-        known = self._known(*image.shape[-2:], device=image.device)
+        height, width = image.shape[-2:]
+        known = self._known(height, width, image.device)
         return {
             **sample,
             "input": torch.where(known, image, self.mask_with),
@@ -166,7 +168,7 @@ def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = False, seed: 
     )
 
 
-def _already_a_batch(batch: Sample) -> Sample:
+def _already_a_batch(batch: Any) -> Sample:
     return batch
 
 
@@ -175,11 +177,11 @@ def get_data(
     batch_size: int,
     *,
     dataset: str = "auto",
-    data_dir: Union[str, Path] = "data",
-    subset: Optional[int] = None,
+    data_dir: str | Path = "data",
+    subset: int | None = None,
     seed: int = 0,
-    device: Union[str, torch.device] = "cpu",
-) -> Tuple[Dict[str, CVAEMNIST], Dict[str, DataLoader], Dict[str, int]]:
+    device: str | torch.device = "cpu",
+) -> tuple[dict[str, CVAEMNIST], dict[str, DataLoader], dict[str, int]]:
     """Prepare data sets and loaders for one number of known quadrants.
 
     Args:

@@ -1,8 +1,9 @@
 """Estimates of the conditional log-likelihood from one set of log weights, and samples to look at."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any
 
 import pyro
 import torch
@@ -57,7 +58,7 @@ def log_weights(
     cvae: CVAE,
     xs: Tensor,
     ys: Tensor,
-    y_hat: Optional[Tensor] = None,
+    y_hat: Tensor | None = None,
     *,
     num_particles: int,
     proposal: str = "recognition",
@@ -80,7 +81,7 @@ def log_weights(
         Weights in nats, shape (num_particles, batch).
     """
 
-    def in_particles(fn: Callable[..., Any], ys: Optional[Tensor]) -> Callable[[], Any]:
+    def in_particles(fn: Callable[..., Any], ys: Tensor | None) -> Callable[[], Any]:
         def run() -> Any:
             with pyro.plate("particles", num_particles, dim=-2):
                 return fn(xs, ys, y_hat)
@@ -125,11 +126,13 @@ def estimate_cll(
     Returns:
         Shape (N,), float64 on the CPU, in nats.
     """
-    per_image: List[Tensor] = []
+    per_image: list[Tensor] = []
     for batch in make_loader(dataset, max(1, ROWS_AT_ONCE // num_particles)):
         arguments = batch["input"], batch["output"], batch.get("guess")
         chunks = [
-            log_weights(cvae, *arguments, num_particles=min(ROWS_AT_ONCE, num_particles - start), proposal=proposal)
+            log_weights(
+                cvae, *arguments, num_particles=min(ROWS_AT_ONCE, num_particles - start), proposal=proposal
+            )
             for start in range(0, num_particles, ROWS_AT_ONCE)
         ]
         per_image.append(reduction(torch.cat(chunks)).cpu())
@@ -146,7 +149,7 @@ def baseline_nll(net: BaselineNet, dataset: CVAEMNIST) -> Tensor:
 
 def evaluate(
     cvae: CVAE, dataset: CVAEMNIST, *, num_particles: int = 10, num_importance_samples: int = 100
-) -> Dict[str, Estimate]:
+) -> dict[str, Estimate]:
     """Fill one column of the table.
 
     Args:

@@ -1,7 +1,5 @@
 """The conditional variational auto-encoder: its three networks, Pyro model and guide."""
 
-from typing import Optional, Tuple
-
 import pyro
 import pyro.distributions as dist
 import torch
@@ -40,7 +38,7 @@ class Encoder(nn.Module):
         self.relu = nn.ReLU()
         self.masked_with = masked_with
 
-    def forward(self, x: Tensor, y: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation, each of shape (batch, z_dim).
 
         Args:
@@ -75,7 +73,7 @@ class Decoder(nn.Module):
         """Return pixel probabilities in [0, 1], shape (*batch, 784), for z of shape (*batch, z_dim)."""
         return torch.sigmoid(self.logits(z))
 
-    def logits(self, z: Tensor, pixels: Optional[Tensor] = None) -> Tensor:
+    def logits(self, z: Tensor, pixels: Tensor | None = None) -> Tensor:
         """Return the log odds of all pixels, shape (*batch, 784), or of the given ones only."""
         y = self.relu(self.fc1(z))
         y = self.relu(self.fc2(y))
@@ -107,7 +105,7 @@ class CVAE(nn.Module):
         z_dim: int = Z_DIM,
         hidden_1: int = HIDDEN_1,
         hidden_2: int = HIDDEN_2,
-        pre_trained_baseline_net: Optional[BaselineNet] = None,
+        pre_trained_baseline_net: BaselineNet | None = None,
         masked_with: float = -1,
     ) -> None:
         super().__init__()
@@ -126,7 +124,7 @@ class CVAE(nn.Module):
         """Return the baseline's guess, in the shape of ``xs``; no gradient reaches the baseline."""
         return self.baseline_net(xs).view(xs.shape)
 
-    def model(self, xs: Tensor, ys: Optional[Tensor] = None, y_hat: Optional[Tensor] = None) -> Tensor:
+    def model(self, xs: Tensor, ys: Tensor | None = None, y_hat: Tensor | None = None) -> Tensor:
         """Draw z from the prior network and score, or predict, the missing pixels.
 
         Sites: ``"z"`` of event shape (z_dim,); ``"y"``, observed on the missing pixels when ``ys`` is
@@ -159,7 +157,7 @@ class CVAE(nn.Module):
             known = xs.reshape(-1, PIXELS).expand(*zs.shape[:-1], PIXELS)
             return known.index_copy(-1, missing, logits.detach().sigmoid())
 
-    def guide(self, xs: Tensor, ys: Optional[Tensor] = None, y_hat: Optional[Tensor] = None) -> None:
+    def guide(self, xs: Tensor, ys: Tensor | None = None, y_hat: Tensor | None = None) -> None:
         """Draw z from the recognition network, or without ``ys`` from the prior network.
 
         Arguments are those of :meth:`model`.

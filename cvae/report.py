@@ -3,9 +3,10 @@
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, Iterator
+from typing import Any
 
 import pandas as pd
 import torch
@@ -16,10 +17,12 @@ from cvae.evaluate import Estimate
 
 __all__ = ["Results", "markdown", "save_setting", "save_tables", "table"]
 
-Results = Dict[int, Dict[str, Estimate]]  # number of known quadrants: row: estimate
+Results = dict[int, dict[str, Estimate]]  # number of known quadrants: row: estimate
 
 
-def save_setting(output_dir: Path, num_quadrant_inputs: int, nets: Dict[str, nn.Module], figure: Figure) -> None:
+def save_setting(
+    output_dir: Path, num_quadrant_inputs: int, nets: dict[str, nn.Module], figure: Figure
+) -> None:
     """Write the plain state dicts ``{name}_q{n}.pth`` and the figure ``cvae_plot_q{n}.png``.
 
     Args:
@@ -36,10 +39,10 @@ def save_setting(output_dir: Path, num_quadrant_inputs: int, nets: Dict[str, nn.
         with _replacing(output_dir / f"{name}_q{num_quadrant_inputs}.pth") as path:
             torch.save(weights, path)
     with _replacing(output_dir / f"cvae_plot_q{num_quadrant_inputs}.png") as path:
-        figure.savefig(path, format="png", dpi=150)
+        figure.savefig(path, format="png", dpi=150, bbox_inches="tight")
 
 
-def save_tables(output_dir: Path, results: Results, metrics: Dict[str, Any]) -> None:
+def save_tables(output_dir: Path, results: Results, metrics: dict[str, Any]) -> None:
     """Write ``results.csv``, ``results.md`` and ``metrics.json``.
 
     Args:

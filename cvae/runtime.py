@@ -3,7 +3,6 @@
 import platform
 import tempfile
 from pathlib import Path
-from typing import Dict
 
 import pyro
 import torch
@@ -42,6 +41,6 @@ def check_writable(folder: Path) -> None:
         pass
 
 
-def versions() -> Dict[str, str]:
+def versions() -> dict[str, str]:
     """Name the versions that figures depend on."""
     return {"python": platform.python_version(), "torch": torch.__version__, "pyro": pyro.__version__}

@@ -7,8 +7,9 @@ import http.client
 import socket
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, NamedTuple, Union
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ class Digits(NamedTuple):
     digits: Tensor
 
 
-def resolve_dataset(dataset: str, data_dir: Union[str, Path]) -> str:
+def resolve_dataset(dataset: str, data_dir: str | Path) -> str:
     """Turn ``"auto"`` into the name of a data set that is at hand.
 
     Args:
@@ -78,7 +79,7 @@ def resolve_dataset(dataset: str, data_dir: Union[str, Path]) -> str:
     return "mnist-5k"
 
 
-def load_digits(dataset: str, data_dir: Union[str, Path], train: bool, download: bool) -> Digits:
+def load_digits(dataset: str, data_dir: str | Path, train: bool, download: bool) -> Digits:
     """Read one split of a data set into memory.
 
     Args:
@@ -101,11 +102,11 @@ def load_digits(dataset: str, data_dir: Union[str, Path], train: bool, download:
     return Digits(original.data, original.targets)
 
 
-def _raw_folder(data_dir: Union[str, Path]) -> Path:
+def _raw_folder(data_dir: str | Path) -> Path:
     return Path(data_dir) / "MNIST" / "raw"
 
 
-def _mnist_is_complete(data_dir: Union[str, Path]) -> bool:
+def _mnist_is_complete(data_dir: str | Path) -> bool:
     """Tell whether all four files are there; a damaged one raises ``DataError``."""
     paths = [_raw_folder(data_dir) / name for name in MNIST_FILES]
     present = [path for path in paths if path.exists()]
@@ -130,13 +131,15 @@ def _check_file(path: Path) -> None:
     raise DataError(f"{path} {fault}: delete it to have it downloaded again, or use mnist-5k")
 
 
-def _download_mnist(data_dir: Union[str, Path]) -> None:
+def _download_mnist(data_dir: str | Path) -> None:
     try:
         with _socket_timeout(SOCKET_TIMEOUT), contextlib.redirect_stdout(sys.stderr):
             MNIST(str(data_dir), download=True)
     except (OSError, RuntimeError, EOFError, http.client.HTTPException) as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise DataError(f"MNIST is not in {_raw_folder(data_dir)} and can't be downloaded ({reason})") from error
+        raise DataError(
+            f"MNIST is not in {_raw_folder(data_dir)} and can't be downloaded ({reason})"
+        ) from error
     if not _mnist_is_complete(data_dir):
         raise DataError(f"the download left MNIST incomplete in {_raw_folder(data_dir)}")
 

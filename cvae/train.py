@@ -3,8 +3,9 @@
 import copy
 import math
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterable, List
+from typing import Any
 
 import pyro
 import torch
@@ -65,14 +66,14 @@ class History:
         seconds: wall-clock time of the whole run.
     """
 
-    epochs: List[Dict[str, float]] = field(default_factory=list)
+    epochs: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     seconds: float = 0.0
 
 
 def train_baseline(
     net: BaselineNet,
-    dataloaders: Dict[str, DataLoader],
+    dataloaders: dict[str, DataLoader],
     *,
     learning_rate: float = 1e-3,
     num_epochs: int = 50,
@@ -95,19 +96,19 @@ def train_baseline(
     optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate, fused=True)
     masked_loss = MaskedBCELoss(from_logits=True)
 
-    def loss(batch: Dict[str, Tensor]) -> Tensor:
+    def loss(batch: dict[str, Tensor]) -> Tensor:
         missing = missing_pixels(batch["input"])
         target = batch["output"].reshape(-1, PIXELS).index_select(1, missing)
         return masked_loss(net.logits(batch["input"], missing), target)
 
-    def step(batch: Dict[str, Tensor]) -> float:
+    def step(batch: dict[str, Tensor]) -> float:
         nll = loss(batch)
         nll.backward()
         optimizer.step()
         optimizer.zero_grad()
         return nll.item()
 
-    def validate(batch: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    def validate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"val": loss(batch)}
 
     return _fit(net, step, validate, dataloaders, num_epochs, early_stop_patience, label)
@@ -115,7 +116,7 @@ def train_baseline(
 
 def train_cvae(
     cvae: CVAE,
-    dataloaders: Dict[str, DataLoader],
+    dataloaders: dict[str, DataLoader],
     *,
     learning_rate: float = 1e-3,
     num_epochs: int = 50,
@@ -147,10 +148,10 @@ def train_cvae(
         TrainingError: a loss is not finite.
     """
 
-    def step(batch: Dict[str, Tensor]) -> float:
+    def step(batch: dict[str, Tensor]) -> float:
         return svi.step(batch["input"], batch["output"], batch.get("guess"))
 
-    def validate(batch: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    def validate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         reconstruction, kl = _elbo_terms(cvae, batch)
         return {"val": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
 
@@ -169,18 +170,19 @@ class FusedAdam(pyro.optim.PyroOptim):
     """
 
     def __init__(self, learning_rate: float) -> None:
-        super().__init__(torch.optim.Adam, {"lr": learning_rate, "fused": True})
-        self.optimizer: Any = None
+        super().__init__(torch.optim.Adam, {"lr": learning_rate})
+        self.learning_rate = learning_rate
+        self.optimizer: torch.optim.Optimizer | None = None
 
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
         """Take one step; all parameters must be there at the first."""
         if self.optimizer is None:
-            self.optimizer = self.pt_optim_constructor(list(params), **self.pt_optim_args)
+            self.optimizer = torch.optim.Adam(params, lr=self.learning_rate, fused=True)
         self.optimizer.step()
         self.optimizer.zero_grad()  # leaves no gradients that SVI would have to fill with zeros
 
 
-def _elbo_terms(cvae: CVAE, batch: Dict[str, Tensor]) -> "tuple[Tensor, Tensor]":
+def _elbo_terms(cvae: CVAE, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Reconstruction and KL terms of the negative ELBO, summed over a batch, in nats."""
     args = (batch["input"], batch["output"], batch.get("guess"))
     model, guide = get_importance_trace("flat", 1, cvae.model, cvae.guide, args, {})
@@ -190,16 +192,16 @@ def _elbo_terms(cvae: CVAE, batch: Dict[str, Tensor]) -> "tuple[Tensor, Tensor]"
 
 def _fit(
     net: nn.Module,
-    step: Callable[[Dict[str, Tensor]], float],
-    validate: Callable[[Dict[str, Tensor]], Dict[str, Tensor]],
-    dataloaders: Dict[str, DataLoader],
+    step: Callable[[dict[str, Tensor]], float],
+    validate: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    dataloaders: dict[str, DataLoader],
     num_epochs: int,
     early_stop_patience: int,
     label: str,
 ) -> History:
     """Train by ``step``, which returns a loss summed over the batch, and keep the best weights."""
     history, stopping, start = History(), EarlyStopping(early_stop_patience), time.perf_counter()
-    best_weights: Dict[str, Any] = {}
+    best_weights: dict[str, Any] = {}
     for epoch in range(1, num_epochs + 1):
         epoch_start = time.perf_counter()
         title = f"{label}, epoch {epoch}/{num_epochs}"
@@ -232,10 +234,10 @@ def _train_epoch(net: nn.Module, step: Callable[[Any], float], loader: DataLoade
 
 @torch.no_grad()
 def _validate_epoch(
-    net: nn.Module, validate: Callable[[Any], Dict[str, Tensor]], loader: DataLoader
-) -> Dict[str, float]:
+    net: nn.Module, validate: Callable[[Any], dict[str, Tensor]], loader: DataLoader
+) -> dict[str, float]:
     net.eval()
-    totals: Dict[str, float] = {}
+    totals: dict[str, float] = {}
     images = 0
     for batch in loader:
         for name, loss in validate(batch).items():
@@ -249,7 +251,7 @@ def _check_finite(loss: float, split: str, title: str) -> None:
         raise TrainingError(f"{title}: the {split} loss is {loss}: try a smaller --learning-rate")
 
 
-def _progress_line(title: str, losses: Dict[str, float]) -> str:
+def _progress_line(title: str, losses: dict[str, float]) -> str:
     terms = ""
     if "kl" in losses:
         terms = f" (reconstruction {losses['reconstruction']:.2f} + KL {losses['kl']:.2f})"

@@ -1,0 +1,55 @@
+"""What every test starts from: fixed seeds, an empty parameter store, tiny data and networks."""
+
+import pyro
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms import Compose
+
+from cvae import sources
+from cvae.baseline import BaselineNet
+from cvae.data import CVAEMNIST, MaskImages, ToTensor, get_data
+from cvae.model import CVAE
+from cvae.sources import Digits
+
+Z_DIM, HIDDEN_1, HIDDEN_2 = 3, 16, 12
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Point downloads at a port where nothing listens."""
+    monkeypatch.setattr(sources.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+
+
+@pytest.fixture
+def random_digits(monkeypatch) -> Digits:
+    """Let both data sets hold 40 images of random grey pixels, among them plain black and white ones."""
+    images = torch.randint(0, 256, (40, 28, 28), dtype=torch.uint8)
+    images[0], images[1] = 0, 255
+    digits = Digits(images, torch.arange(40) % 10)
+    monkeypatch.setattr("cvae.data.load_digits", lambda *_: digits)
+    return digits
+
+
+@pytest.fixture(params=[1, 2, 3])
+def batch(request, random_digits) -> dict[str, Tensor]:
+    """Eight images with one, two or three known quadrants."""
+    transform = Compose([ToTensor(), MaskImages(request.param)])
+    return CVAEMNIST("nowhere", transform=transform).__getitems__(range(8))
+
+
+@pytest.fixture
+def real_digits():
+    """Data sets and loaders of 200 real digits to train on and 200 to validate, one known quadrant."""
+    return get_data(1, 50, dataset="mnist-5k", subset=200)
+
+
+@pytest.fixture
+def cvae() -> CVAE:
+    return CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, BaselineNet(HIDDEN_1, HIDDEN_2))

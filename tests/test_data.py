@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import Compose
+
+from cvae.data import CVAEMNIST, MaskImages, ToTensor, get_data, make_loader
+
+# (rows, columns) that are known, for each number of quadrants
+KNOWN = {
+    1: [(slice(14, None), slice(None, 14))],
+    2: [(slice(None), slice(None, 14))],
+    3: [(slice(None), slice(None, 14)), (slice(None, 14), slice(14, None))],
+}
+
+
+def known_mask(num):
+    mask = torch.zeros(28, 28, dtype=torch.bool)
+    for place in KNOWN[num]:
+        mask[place] = True
+    return mask
+
+
+def image_sample(*batch_shape):
+    return {"original": torch.rand(*batch_shape, 1, 28, 28), "digit": torch.zeros(batch_shape)}
+
+
+@pytest.mark.parametrize("num", [1, 2, 3])
+@pytest.mark.parametrize("batch_shape", [(), (1,), (5,), (2, 3)])
+@pytest.mark.parametrize("mask_with", [-1, 0, 0.5, 1, -7.5, float("inf")])
+def test_masks_are_complementary_quadrants(num, batch_shape, mask_with):
+    sample = image_sample(*batch_shape)
+    sample["original"][..., :10, :10] = 0.5  # pixels that equal a mask value are pixels all the same
+    sample["original"][..., 18:, :] = 0
+    masked = MaskImages(num, mask_with=mask_with)(sample)
+    known, image = known_mask(num), sample["original"].squeeze(-3)
+    assert masked["input"].shape == masked["output"].shape == (*batch_shape, 28, 28)
+    assert (masked["input"][..., ~known] == mask_with).all()
+    assert (masked["output"][..., known] == mask_with).all()
+    assert torch.equal(torch.where(known, masked["input"], masked["output"]), image)
+
+
+@pytest.mark.parametrize("num", [1, 2, 3])
+def test_known_share_is_that_of_the_quadrants(num):
+    assert (MaskImages(num)(image_sample())["input"] != -1).sum() == num * 196
+
+
+@pytest.mark.parametrize("num", [-1, 0, 4, 1.5])
+def test_other_numbers_of_quadrants_are_refused(num):
+    with pytest.raises(ValueError, match="must be 1, 2 or 3"):
+        MaskImages(num)
+
+
+def test_masking_needs_floats():
+    with pytest.raises(TypeError, match="ToTensor"):
+        MaskImages(1)({"original": torch.zeros(1, 28, 28, dtype=torch.uint8)})
+
+
+@pytest.mark.parametrize("transform", [ToTensor(), MaskImages(2)])
+def test_transforms_leave_the_callers_dict_alone(transform):
+    sample = image_sample(4)
+    before = {key: (value, value.clone()) for key, value in sample.items()}
+    assert transform(sample) is not sample
+    assert sample.keys() == before.keys()
+    assert all(sample[key] is value and torch.equal(value, copy) for key, (value, copy) in before.items())
+
+
+def test_to_tensor_takes_images_arrays_and_tensors():
+    pixels = np.arange(784, dtype=np.uint8).reshape(28, 28)
+    expected = torch.as_tensor(pixels)[None] / 255
+    for original in (Image.fromarray(pixels), pixels, torch.as_tensor(pixels)):
+        sample = ToTensor()({"original": original, "digit": 3})
+        assert torch.equal(sample["original"], expected)
+        assert sample["digit"].dtype == torch.int64 and sample["digit"].item() == 3
+
+
+def test_sample_has_the_tutorials_keys_and_shapes(random_digits):
+    dataset = CVAEMNIST("nowhere", transform=Compose([ToTensor(), MaskImages(1)]))
+    sample = dataset[3]
+    assert set(sample) == {"original", "digit", "input", "output"}
+    assert sample["original"].shape == (1, 28, 28) and sample["original"].dtype == torch.float32
+    assert sample["input"].shape == sample["output"].shape == (28, 28)
+    assert sample["digit"].item() == 3 and sample["digit"].dtype == torch.int64
+    assert torch.equal(sample["original"], random_digits.images[3:4] / 255)
+
+
+def test_batch_is_the_stack_of_its_samples(random_digits):
+    dataset = CVAEMNIST("nowhere", transform=Compose([ToTensor(), MaskImages(3)]))
+    dataset.guess = torch.rand(len(dataset), 28, 28)
+    items = [4, 0, 31]
+    batch = dataset.__getitems__(items)
+    for key, value in batch.items():
+        assert torch.equal(value, torch.stack([dataset[item][key] for item in items])), key
+    assert "guess" in batch
+
+
+def test_subset_keeps_the_first_images_and_says_so(random_digits):
+    dataset = CVAEMNIST("nowhere", subset=7)
+    assert len(dataset) == 7 and torch.equal(dataset.images, random_digits.images[:7])
+    assert dataset.name == "first 7 of the MNIST training set"
+    assert CVAEMNIST("nowhere", train=False, subset=999).name == "MNIST test set"
+
+
+def test_get_data_returns_what_the_tutorial_returns(random_digits):
+    datasets, dataloaders, dataset_sizes = get_data(2, 16, dataset="mnist")
+    assert dataset_sizes == {"train": 40, "val": 40}
+    assert list(datasets) == list(dataloaders) == ["train", "val"]
+    sizes = [len(batch["input"]) for batch in dataloaders["train"]]
+    assert sizes == [16, 16, 8]
+    in_order = torch.cat([batch["digit"] for batch in dataloaders["val"]])
+    assert torch.equal(in_order, random_digits.digits)
+
+
+def test_shuffled_order_depends_on_the_seed_and_epoch_alone(random_digits):
+    def orders(seed):
+        loader = make_loader(CVAEMNIST("nowhere"), 40, shuffle=True, seed=seed)
+        torch.rand(seed + 1)
+        return [next(iter(loader))["digit"].tolist() for _ in range(2)]
+
+    assert orders(1) == orders(1) != orders(2)
+    assert orders(1)[0] != orders(1)[1]
+    assert sorted(orders(1)[0]) == sorted(random_digits.digits.tolist())

@@ -1,0 +1,91 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import main
+from cvae.model import CVAE
+
+TINY = "--dataset mnist-5k --subset 40 -n 1 -p 2 --num-importance-samples 3 -vi 3 -vs 2".split()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_tiny_run_writes_every_file(tmp_path, capsys):
+    assert main.main([*TINY, "-nq", "1", "3", "--output-dir", str(tmp_path), "--seed", "5"]) == 0
+    expected = {f"{net}_net_q{n}.pth" for net in ("baseline", "cvae") for n in (1, 3)}
+    expected |= {"cvae_plot_q1.png", "cvae_plot_q3.png", "results.csv", "results.md", "metrics.json"}
+    assert set(files(tmp_path)) == expected
+
+    table = pd.read_csv(tmp_path / "results.csv", index_col=0)
+    assert list(table.columns) == ["1 quadrant", "3 quadrants"] and table.shape == (5, 2)
+    split = "first 40 of the MNIST-5k validation split"
+    assert split in table.index.name and split in (tmp_path / "results.md").read_text()
+    out = capsys.readouterr().out
+    assert (tmp_path / "results.md").read_text() in out and "reconstruction" in out
+
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["seed"] == 5 and metrics["split"] == split and metrics["dataset"] == "mnist-5k"
+    assert len(metrics["settings"]["q1"]["cvae"]["epochs"]) == 1
+    assert set(metrics["versions"]) == {"python", "torch", "pyro"}
+
+    cvae = CVAE()
+    cvae.load_state_dict(torch.load(tmp_path / "cvae_net_q3.pth", weights_only=True))
+    baseline = torch.load(tmp_path / "baseline_net_q3.pth", weights_only=True)
+    assert all(torch.equal(value, cvae.baseline_net.state_dict()[name]) for name, value in baseline.items())
+
+
+def test_a_setting_does_not_depend_on_those_before_it(tmp_path):
+    for name, settings in (("both", ["1", "2"]), ("alone", ["2"])):
+        assert main.main([*TINY, "-nq", *settings, "--output-dir", str(tmp_path / name)]) == 0
+    both, alone = (pd.read_csv(tmp_path / name / "results.csv", index_col=0) for name in ("both", "alone"))
+    assert both["2 quadrants"].equals(alone["2 quadrants"])
+    assert files(tmp_path / "both")["cvae_plot_q2.png"] == files(tmp_path / "alone")["cvae_plot_q2.png"]
+
+
+def test_auto_falls_back_and_says_so_everywhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="Using MNIST-5k instead"):
+        assert main.main([*TINY[2:], "-nq", "2"]) == 0
+    assert "MNIST-5k" in (tmp_path / "results" / "results.md").read_text()
+    assert "MNIST-5k training split" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "line, status, complaint",
+    [
+        ("--dataset mnist --data-dir {empty}", 1, "can't be downloaded"),
+        ("--dataset mnist-5k --device cuda", 2, "--device cuda is absent here"),
+        ("--dataset mnist-5k --subset 5 -vi 6", 2, "--num-images 6 is more than the 5 validation images"),
+        ("--dataset mnist-5k --subset 200 -lr 1e30 -n 2", 1, "loss is"),
+        ("--dataset mnist-5k --output-dir {file}", 1, "file"),
+    ],
+)
+def test_failure_is_one_clear_line_and_overwrites_nothing(
+    tmp_path, monkeypatch, capsys, line, status, complaint
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    results = tmp_path / "results"
+    results.mkdir()
+    for name in ("results.csv", "baseline_net_q1.pth", "cvae_net_q1.pth", "metrics.json"):
+        (results / name).write_text("an earlier run's")
+    (tmp_path / "file").write_text("")
+    before = files(results)
+    words = line.format(empty=tmp_path / "empty", file=tmp_path / "file").split()
+    assert main.main(["--output-dir", str(results), *words]) == status
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("main.py: error: ") and complaint in lines[-1]
+    assert files(results) == before
+
+
+def test_interruption_ends_without_a_traceback(tmp_path, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cvae.train.train_baseline", interrupt)
+    assert main.main([*TINY, "--output-dir", str(tmp_path)]) == 130
+    assert "interrupted" in capsys.readouterr().err

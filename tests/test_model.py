@@ -1,0 +1,199 @@
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
+from pyro.optim import Adam
+
+from cvae import Z_DIM
+from cvae.baseline import BaselineNet
+from cvae.model import CVAE, Decoder, Encoder
+
+ENCODER_SHAPES = {
+    "fc1.weight": (500, 784),
+    "fc1.bias": (500,),
+    "fc2.weight": (500, 500),
+    "fc2.bias": (500,),
+    "fc31.weight": (200, 500),
+    "fc31.bias": (200,),
+    "fc32.weight": (200, 500),
+    "fc32.bias": (200,),
+}
+DECODER_SHAPES = {
+    "fc1.weight": (500, 200),
+    "fc1.bias": (500,),
+    "fc2.weight": (500, 500),
+    "fc2.bias": (500,),
+    "fc3.weight": (784, 500),
+    "fc3.bias": (784,),
+}
+
+
+def shapes(net):
+    return {name: tuple(value.shape) for name, value in net.state_dict().items()}
+
+
+def test_default_weights_are_the_tutorials():
+    assert Z_DIM == 200
+    assert shapes(Encoder()) == ENCODER_SHAPES and shapes(Decoder()) == DECODER_SHAPES
+    expected = {
+        f"{net}.{name}": shape
+        for net in ("prior_net", "recognition_net")
+        for name, shape in ENCODER_SHAPES.items()
+    }
+    expected |= {f"generation_net.{name}": shape for name, shape in DECODER_SHAPES.items()}
+    expected |= {f"baseline_net.{name}": shape for name, shape in shapes(BaselineNet()).items()}
+    assert shapes(CVAE(200, 500, 500, BaselineNet(500, 500))) == expected
+
+
+def test_weights_survive_a_round_trip(cvae, batch, tmp_path):
+    torch.save(cvae.state_dict(), tmp_path / "net.pth")
+    other = CVAE(3, 16, 12)
+    other.load_state_dict(torch.load(tmp_path / "net.pth", weights_only=True))
+    assert torch.equal(cvae.guess(batch["input"]), other.guess(batch["input"]))
+    for ours, theirs in zip(
+        cvae.recognition_net(batch["input"], batch["output"]),
+        other.recognition_net(batch["input"], batch["output"]),
+    ):
+        assert torch.equal(ours, theirs)
+
+
+def test_encoder_is_the_tutorials_formula(cvae, batch):
+    x, y = batch["input"], torch.rand(8, 784)  # the tutorial's guess comes flat
+    w = cvae.prior_net.state_dict()
+    xc = torch.where(x == -1, y.view(x.shape), x).view(8, 784)
+    hidden = (xc @ w["fc1.weight"].T + w["fc1.bias"]).clamp(min=0)
+    hidden = (hidden @ w["fc2.weight"].T + w["fc2.bias"]).clamp(min=0)
+    z_loc, z_scale = cvae.prior_net(x, y)
+    torch.testing.assert_close(z_loc, hidden @ w["fc31.weight"].T + w["fc31.bias"])
+    torch.testing.assert_close(z_scale, torch.exp(hidden @ w["fc32.weight"].T + w["fc32.bias"]))
+
+
+def test_recognition_network_sees_the_whole_image(cvae, batch):
+    whole = batch["original"].squeeze(1)
+    for from_parts, from_whole in zip(
+        cvae.recognition_net(batch["input"], batch["output"]), cvae.recognition_net(whole, whole)
+    ):
+        assert torch.equal(from_parts, from_whole)
+
+
+@pytest.mark.parametrize("batch_shape", [(5,), (2, 5), (4, 1, 3)])
+def test_decoder_takes_any_batch_shape(cvae, batch_shape):
+    z = torch.randn(*batch_shape, 3)
+    y, pixels = cvae.generation_net(z), torch.tensor([3, 700])
+    assert y.shape == (*batch_shape, 784) and (0 <= y).all() and (y <= 1).all()
+    torch.testing.assert_close(cvae.generation_net.logits(z, pixels).sigmoid(), y[..., pixels])
+
+
+def test_mask_value_among_the_pixels_is_refused():
+    for masked_with in (0, 0.3, 1):
+        with pytest.raises(ValueError, match="outside"):
+            CVAE(3, 16, 12, BaselineNet(16, 12), masked_with=masked_with)
+
+
+def test_any_mask_value_outside_the_pixels_gives_the_same(cvae, batch):
+    other = CVAE(3, 16, 12, masked_with=-5)
+    other.load_state_dict(cvae.state_dict())
+
+    def score(net, mask):
+        xs, ys = (torch.where(batch[key] == -1, mask, batch[key]) for key in ("input", "output"))
+        conditioned = poutine.condition(net.model, {"z": torch.ones(8, 3)})
+        trace = poutine.trace(conditioned).get_trace(xs, ys, torch.full_like(xs, 0.5))
+        return trace.log_prob_sum()
+
+    torch.testing.assert_close(score(cvae, -1), score(other, -5))
+
+
+def test_sites_have_the_shapes_that_they_promise(cvae, batch):
+    xs, ys = batch["input"], batch["output"]
+    missing = (xs[0] == -1).sum()
+    trace = poutine.trace(cvae.model).get_trace(xs, ys)
+    assert trace.nodes["z"]["fn"].batch_shape == (8,) and trace.nodes["z"]["fn"].event_shape == (3,)
+    assert trace.nodes["y"]["is_observed"] and trace.nodes["y"]["fn"].event_shape == (missing,)
+    assert trace.nodes["_RETURN"]["value"].shape == (8, 784)
+    assert poutine.trace(cvae.guide).get_trace(xs, ys).nodes["z"]["fn"].batch_shape == (8,)
+    trace = poutine.trace(cvae.model).get_trace(xs)
+    assert trace.nodes["y"]["value"].shape == (8, 784)
+
+
+def test_observed_pixels_are_scored_as_bernoulli(cvae, batch):
+    xs, ys = batch["input"], batch["output"]
+    trace = poutine.trace(cvae.model).get_trace(xs, ys)
+    trace.compute_log_prob()
+    probabilities = cvae.generation_net(trace.nodes["z"]["value"])
+    scores = dist.Bernoulli(probabilities, validate_args=False).log_prob(ys.view(8, 784))
+    expected = (scores * (ys != -1).view(8, 784)).sum(-1)
+    torch.testing.assert_close(trace.nodes["y"]["log_prob"], expected, rtol=1e-5, atol=1e-4)
+
+
+def test_returned_probabilities_keep_the_known_pixels(cvae, batch):
+    trace = poutine.trace(cvae.model).get_trace(batch["input"], batch["output"])
+    loc, xs = trace.nodes["_RETURN"]["value"], batch["input"].view(8, 784)
+    predicted = cvae.generation_net(trace.nodes["z"]["value"])
+    torch.testing.assert_close(loc, torch.where(xs == -1, predicted, xs))
+    assert not loc.requires_grad
+
+
+def test_guide_without_truth_is_the_prior(cvae, batch):
+    xs = batch["input"]
+    guide = poutine.trace(cvae.guide).get_trace(xs).nodes["z"]["fn"].base_dist
+    model = poutine.trace(cvae.model).get_trace(xs).nodes["z"]["fn"].base_dist
+    assert torch.equal(guide.loc, model.loc) and torch.equal(guide.scale, model.scale)
+
+
+def test_guess_known_beforehand_changes_nothing(cvae, batch):
+    xs, ys = batch["input"], batch["output"]
+    elbo = TraceMeanField_ELBO()
+    pyro.set_rng_seed(1)
+    computed = elbo.loss(cvae.model, cvae.guide, xs, ys)
+    pyro.set_rng_seed(1)
+    assert elbo.loss(cvae.model, cvae.guide, xs, ys, cvae.guess(xs)) == computed
+
+
+@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
+def test_gradients_reach_every_trained_parameter_and_no_other(cvae, batch, elbo):
+    loss = elbo().differentiable_loss(cvae.model, cvae.guide, batch["input"], batch["output"])
+    loss.backward()
+    for name, parameter in cvae.named_parameters():
+        if name.startswith("baseline_net"):
+            assert parameter.grad is None, name
+        else:
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_sampled_and_closed_form_objectives_agree(cvae, batch):
+    args = (cvae.model, cvae.guide, batch["input"], batch["output"])
+    with torch.no_grad():
+        draws = {
+            elbo: torch.tensor(
+                [elbo(num_particles=20, vectorize_particles=True).loss(*args) for _ in range(50)]
+            )
+            for elbo in (Trace_ELBO, TraceMeanField_ELBO)
+        }
+    a, b = draws.values()
+    error = (a.var() / 50 + b.var() / 50).sqrt()
+    assert abs(a.mean() - b.mean()) < 4 * error
+
+
+def test_extreme_activations_stay_finite(cvae, batch):
+    with torch.no_grad():
+        for net in (cvae.prior_net, cvae.recognition_net):
+            net.fc32.bias[:] = torch.tensor([-500.0, 0.0, 500.0])
+        cvae.generation_net.fc3.bias[:] = 1e4
+    loss = TraceMeanField_ELBO().differentiable_loss(cvae.model, cvae.guide, batch["input"], batch["output"])
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in cvae.parameters() if p.grad is not None)
+
+
+def test_tutorials_snippets_run(cvae, batch):
+    svi = SVI(cvae.model, cvae.guide, Adam({"lr": 1e-3}), loss=Trace_ELBO())
+    before = cvae.generation_net.fc3.weight.clone()
+    svi.step(batch["input"], batch["output"])
+    assert not torch.equal(before, cvae.generation_net.fc3.weight)
+    assert not [name for name in pyro.get_param_store() if "baseline" in name]
+    predictive = Predictive(cvae.model, guide=cvae.guide, num_samples=4)
+    assert predictive(batch["input"])["y"].shape == (4, 8, 784)
+    parallel = Predictive(cvae.model, guide=cvae.guide, num_samples=4, parallel=True)
+    assert parallel(batch["input"])["y"].shape == (4, 8, 784)

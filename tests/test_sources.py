@@ -1,0 +1,138 @@
+import gzip
+import hashlib
+import socket
+import struct
+import threading
+
+import pytest
+import torch
+
+from cvae import sources
+from cvae.sources import MNIST_FILES, DataError, load_digits, resolve_dataset
+
+
+@pytest.fixture
+def mnist_dir(tmp_path, monkeypatch):
+    """A folder with four files in MNIST's format, three images a split, that pass for the originals."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    files = {}
+    for split, value in (("train", 7), ("t10k", 9)):
+        files[f"{split}-images-idx3-ubyte"] = struct.pack(">IIII", 2051, 3, 28, 28) + bytes([value]) * 3 * 784
+        files[f"{split}-labels-idx1-ubyte"] = struct.pack(">II", 2049, 3) + bytes([1, 2, 3])
+    for name, content in files.items():
+        (raw / name).write_bytes(content)
+    sums = {name: (len(content), hashlib.md5(content).hexdigest()) for name, content in files.items()}
+    monkeypatch.setattr(sources, "MNIST_FILES", sums)
+    return tmp_path
+
+
+@pytest.mark.parametrize("train, value", [(True, 7), (False, 9)])
+def test_mnist_is_read_from_its_files(mnist_dir, train, value):
+    assert resolve_dataset("auto", mnist_dir) == "mnist"
+    images, digits = load_digits("mnist", mnist_dir, train, download=False)
+    assert images.dtype == torch.uint8 and images.shape == (3, 28, 28) and (images == value).all()
+    assert digits.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", MNIST_FILES)
+def test_truncated_file_is_named(mnist_dir, name):
+    path = mnist_dir / "MNIST" / "raw" / name
+    path.write_bytes(path.read_bytes()[:-1])
+    for dataset in ("auto", "mnist"):
+        with pytest.raises(DataError, match=f"{name} has .* bytes instead of"):
+            load_digits(resolve_dataset(dataset, mnist_dir), mnist_dir, True, download=True)
+
+
+@pytest.mark.parametrize("name", MNIST_FILES)
+def test_altered_file_is_named(mnist_dir, name):
+    path = mnist_dir / "MNIST" / "raw" / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"{name} is altered"):
+        load_digits("mnist", mnist_dir, True, download=True)
+
+
+def test_missing_mnist_without_download_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="MNIST is not in"):
+        load_digits("mnist", tmp_path, True, download=False)
+
+
+def test_failed_download_is_an_error_for_mnist(tmp_path):
+    with pytest.raises(DataError, match="can't be downloaded .*refused"):
+        load_digits("mnist", tmp_path, True, download=True)
+
+
+def test_failed_download_falls_back_with_a_warning(tmp_path):
+    with pytest.warns(UserWarning, match="(?s)can't be downloaded.*Using MNIST-5k instead"):
+        assert resolve_dataset("auto", tmp_path) == "mnist-5k"
+
+
+def test_silent_server_does_not_hang_the_download(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(sources.MNIST, "mirrors", [f"http://127.0.0.1:{server.getsockname()[1]}/"])
+        monkeypatch.setattr(sources, "SOCKET_TIMEOUT", 0.2)
+        with pytest.raises(DataError, match="timed out"):
+            load_digits("mnist", tmp_path, True, download=True)
+    assert socket.getdefaulttimeout() is None
+
+
+def test_download_is_unpacked_and_checked(mnist_dir, tmp_path, monkeypatch):
+    raw = mnist_dir / "MNIST" / "raw"
+    packed = {path.name + ".gz": gzip.compress(path.read_bytes()) for path in raw.iterdir()}
+    for path in raw.iterdir():
+        path.unlink()
+    monkeypatch.setattr(
+        sources.MNIST, "resources", [(name, hashlib.md5(data).hexdigest()) for name, data in packed.items()]
+    )
+    with _serving(packed) as address:
+        monkeypatch.setattr(sources.MNIST, "mirrors", [address])
+        assert resolve_dataset("auto", mnist_dir) == "mnist"
+    assert len(load_digits("mnist", mnist_dir, True, download=False).images) == 3
+
+
+class _serving:
+    """Serve files by name over HTTP on this machine, in a thread."""
+
+    def __init__(self, files):
+        from http.server import BaseHTTPRequestHandler, HTTPServer
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                content = files[self.path.lstrip("/")]
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return f"http://127.0.0.1:{self.server.server_port}/"
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+def test_unknown_data_set_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'cifar'.*mnist-5k"):
+        resolve_dataset("cifar", tmp_path)
+
+
+def test_mnist_5k_is_split_by_digit_without_overlap():
+    train = load_digits("mnist-5k", "nowhere", True, download=False)
+    val = load_digits("mnist-5k", "nowhere", False, download=False)
+    assert train.images.shape == (4000, 28, 28) and val.images.shape == (1000, 28, 28)
+    assert train.images.dtype == torch.uint8 and train.images.max() == 255
+    assert train.digits.bincount().tolist() == [400] * 10 and val.digits.bincount().tolist() == [100] * 10
+    assert train.digits[:20].tolist() == 2 * list(range(10))
+    everything = torch.cat([train.images, val.images]).view(5000, -1)
+    assert len(everything.unique(dim=0)) == 5000

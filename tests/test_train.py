@@ -1,0 +1,137 @@
+import copy
+import math
+
+import pyro
+import pytest
+import torch
+from pyro.optim import Adam
+
+from cvae.baseline import BaselineNet
+from cvae.data import make_loader
+from cvae.model import CVAE
+from cvae.train import EarlyStopping, FusedAdam, TrainingError, train_baseline, train_cvae
+
+from .conftest import HIDDEN_1, HIDDEN_2, Z_DIM
+
+
+@pytest.mark.parametrize(
+    "patience, losses, improved, epochs",
+    [
+        (1, [3, 2, 2, 1], [True, True, False], 3),
+        (2, [3, 4, 2, 3, 3, 1], [True, False, True, False, False], 5),
+        (3, [1, 2, 3, 4], [True, False, False, False], 4),
+        (3, [4, 3, 2, 1], [True, True, True, True], 4),
+        (2, [math.nan, math.nan], [False, False], 2),
+    ],
+)
+def test_early_stopping(patience, losses, improved, epochs):
+    stopping, seen = EarlyStopping(patience), []
+    for loss in losses:
+        seen.append(stopping.improves(loss))
+        if stopping.should_stop:
+            break
+    assert seen == improved and len(seen) == epochs
+    assert stopping.best_loss == min([loss for loss, good in zip(losses, seen) if good], default=math.inf)
+
+
+def train_on_few(few, cvae_epochs=30, **options):
+    baseline = BaselineNet(HIDDEN_1, HIDDEN_2)
+    baseline_history = train_baseline(baseline, few, num_epochs=15, learning_rate=1e-2)
+    cvae = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, baseline)
+    frozen = copy.deepcopy(baseline.state_dict())
+    history = train_cvae(cvae, few, num_epochs=cvae_epochs, learning_rate=1e-2, **options)
+    return cvae, frozen, baseline_history, history
+
+
+@pytest.fixture
+def few(real_digits):
+    """The same 20 images to train on and to validate."""
+    datasets, _, _ = real_digits
+    dataset = datasets["train"]
+    dataset.images, dataset.digits = dataset.images[:20], dataset.digits[:20]
+    return {"train": make_loader(dataset, 8, shuffle=True), "val": make_loader(dataset, 8)}
+
+
+@pytest.mark.parametrize("elbo", ["mean-field", "trace"])
+def test_losses_fall_on_few_images_and_the_baseline_stays(few, elbo):
+    cvae, frozen, baseline_history, history = train_on_few(few, elbo=elbo)
+    for epochs in (baseline_history.epochs, history.epochs):
+        assert epochs[-1]["train"] < 0.5 * epochs[0]["train"]
+        assert epochs[-1]["val"] < 0.5 * epochs[0]["val"]
+    assert all(torch.equal(value, frozen[name]) for name, value in cvae.baseline_net.state_dict().items())
+    assert not pyro.get_param_store().keys()
+
+
+def test_terms_of_the_validation_loss_are_shown_apart(few):
+    _, _, baseline_history, history = train_on_few(few, cvae_epochs=2)
+    for epoch in history.epochs:
+        assert epoch["val"] == pytest.approx(epoch["reconstruction"] + epoch["kl"])
+        assert epoch["kl"] > 0
+    assert "kl" not in baseline_history.epochs[0]
+
+
+def test_losses_are_summed_over_images_and_divided_once(few):
+    net = BaselineNet(HIDDEN_1, HIDDEN_2)
+    by_8 = train_baseline(net, few, num_epochs=1, learning_rate=1e-30).epochs[0]
+    at_once = {"train": few["train"], "val": make_loader(few["val"].dataset, 20)}
+    by_20 = train_baseline(net, at_once, num_epochs=1, learning_rate=1e-30).epochs[0]
+    assert by_8["val"] == pytest.approx(by_20["val"], rel=1e-6)  # batches of 8, 8 and 4, or of 20
+    assert by_8["train"] == pytest.approx(by_8["val"], rel=1e-6)
+
+
+def test_best_weights_are_restored(few, monkeypatch):
+    """Of validation losses that get worse after the second epoch, the second epoch's weights are kept."""
+    weights = []
+
+    def improves(self, loss):
+        weights.append(copy.deepcopy(net.state_dict()))
+        self.epochs_without_improvement = 0 if len(weights) <= 2 else self.epochs_without_improvement + 1
+        return len(weights) <= 2
+
+    monkeypatch.setattr(EarlyStopping, "improves", improves)
+    net = BaselineNet(HIDDEN_1, HIDDEN_2)
+    history = train_baseline(net, few, num_epochs=50, early_stop_patience=3)
+    assert history.best_epoch == 2 and len(history.epochs) == len(weights) == 5
+    assert all(torch.equal(value, weights[1][name]) for name, value in net.state_dict().items())
+    assert not torch.equal(weights[1]["fc3.bias"], weights[4]["fc3.bias"])
+
+
+def test_same_seed_gives_the_same_weights(real_digits):
+    def weights():
+        pyro.set_rng_seed(3)
+        datasets, _, _ = real_digits
+        few = {
+            "train": make_loader(datasets["train"], 50, shuffle=True, seed=3),
+            "val": make_loader(datasets["val"], 50),
+        }
+        return train_on_few(few, cvae_epochs=1)[0].state_dict()
+
+    first, second = weights(), weights()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_loss_that_is_not_finite_stops_the_run(few):
+    net = BaselineNet(HIDDEN_1, HIDDEN_2)
+    cvae = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, copy.deepcopy(net))
+    with torch.no_grad():
+        net.fc2.weight[0, 0] = math.nan
+        cvae.prior_net.fc31.bias[0] = math.inf
+    with pytest.raises(TrainingError, match="epoch 1/50: the training loss is nan.*--learning-rate"):
+        train_baseline(net, few)
+    with pytest.raises(TrainingError, match="the training loss is (inf|nan)"):
+        train_cvae(cvae, few)
+
+
+def test_fused_adam_takes_the_steps_of_pyros_adam(cvae, batch):
+    def trained(optimizer):
+        pyro.set_rng_seed(0)
+        net = copy.deepcopy(cvae)
+        with pyro.get_param_store().scope():
+            svi = pyro.infer.SVI(net.model, net.guide, optimizer, pyro.infer.TraceMeanField_ELBO())
+            for _ in range(3):
+                svi.step(batch["input"], batch["output"])
+        return net.state_dict()
+
+    ours, pyros = trained(FusedAdam(1e-3)), trained(Adam({"lr": 1e-3}))
+    for name, value in ours.items():
+        torch.testing.assert_close(value, pyros[name])
