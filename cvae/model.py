@@ -153,7 +153,7 @@ class CVAE(nn.Module):
             logits = self.generation_net.logits(zs, missing)
             # Grey targets lie between 0 and 1: the Bernoulli's formula holds, its check of values does not.
             likelihood = dist.Bernoulli(logits=logits, validate_args=False).to_event(1)
-            pyro.sample("y", likelihood, obs=ys.reshape(-1, PIXELS)[:, missing])
+            pyro.sample("y", likelihood, obs=ys.reshape(-1, PIXELS).index_select(-1, missing))
             known = xs.reshape(-1, PIXELS).expand(*zs.shape[:-1], PIXELS)
             return known.index_copy(-1, missing, logits.detach().sigmoid())
 

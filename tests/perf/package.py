@@ -1,0 +1,45 @@
+"""This package's epochs and estimates, as ``main.py`` runs them."""
+
+import contextlib
+import io
+
+import torch
+
+from cvae.baseline import BaselineNet
+from cvae.data import get_data, make_loader
+from cvae.evaluate import baseline_nll, estimate_cll, monte_carlo
+from cvae.model import CVAE
+from cvae.train import train_baseline, train_cvae
+
+
+class Package:
+    """Epochs and estimates over the first images of MNIST, one known quadrant.
+
+    Args:
+        root: folder that holds ``MNIST/raw``.
+        images: how many to train on; at most 10,000 validate.
+        hidden: units of each hidden layer.
+    """
+
+    def __init__(self, root: str, images: int = 60_000, hidden: int = 500) -> None:
+        self.datasets, self.loaders, _ = get_data(1, 128, dataset="mnist", data_dir=root, subset=images)
+        self.datasets["val"].images = self.datasets["val"].images[: images // 6]
+        self.baseline = BaselineNet(hidden, hidden)
+        self.cvae = CVAE(200, hidden, hidden, self.baseline)
+        for data in self.datasets.values():
+            data.guess = torch.cat([self.cvae.guess(batch["input"]) for batch in make_loader(data, 1000)])
+
+    def baseline_epoch(self) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            train_baseline(self.baseline, self.loaders, num_epochs=1)
+
+    def cvae_epoch(self) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            train_cvae(self.cvae, self.loaders, num_epochs=1)
+
+    def table(self, num_particles: int = 10) -> None:
+        baseline_nll(self.baseline, self.datasets["val"])
+        estimate_cll(self.cvae, self.datasets["val"], num_particles=num_particles, reduction=monte_carlo)
+
+    def importance(self, num_particles: int = 100) -> None:
+        estimate_cll(self.cvae, self.datasets["val"], num_particles=num_particles)
