@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from cvae.options import UsageError, parse_args
 
+VALIDATION_BATCH_SIZE = 1000  # without gradients there is memory for more images at once
+
 
 def run(args: argparse.Namespace) -> None:
     """Run every setting that the command line asks for."""
@@ -53,7 +55,6 @@ def run(args: argparse.Namespace) -> None:
             dataset=dataset,
             data_dir=args.data_dir,
             subset=args.subset,
-            seed=args.seed,
             device=device,
         )
         if args.num_images > sizes["val"]:
@@ -65,12 +66,14 @@ def run(args: argparse.Namespace) -> None:
         )
         print(f"({sizes['val']:,} images), seed {args.seed}, {device}", flush=True)
 
+        dataloaders["val"] = make_loader(datasets["val"], VALIDATION_BATCH_SIZE)
+
         baseline_net = BaselineNet().to(device)
         baseline_history = train_baseline(baseline_net, dataloaders, label=f"{name}, baseline", **schedule)
 
         cvae_net = CVAE(pre_trained_baseline_net=baseline_net).to(device)
         for data in datasets.values():
-            data.guess = torch.cat([cvae_net.guess(batch["input"]) for batch in make_loader(data, 1000)])
+            data.keep_guess(cvae_net.guess)
         cvae_history = train_cvae(cvae_net, dataloaders, elbo=args.elbo, label=f"{name}, CVAE", **schedule)
 
         print(f"{name}: estimating the CLL of {sizes['val']:,} images", flush=True)

@@ -33,12 +33,22 @@ class BaselineNet(nn.Module):
         """Return pixel probabilities in [0, 1], shape (batch, 784), for images of any shape with 784 pixels."""
         return torch.sigmoid(self.logits(x))
 
-    def logits(self, x: Tensor, pixels: Tensor | None = None) -> Tensor:
-        """Return the log odds of all pixels, shape (batch, 784), or of the given ones only."""
+    def logits(self, x: Tensor, missing: Tensor | None = None) -> Tensor:
+        """Return the log odds of all pixels, shape (batch, 784), or of the missing ones only.
+
+        Where their places are given, the missing pixels, which hold the same value in all images, go
+        through the first layer once for the whole batch.
+        """
         x = x.reshape(-1, PIXELS)
-        hidden = self.relu(self.fc1(x))
-        hidden = self.relu(self.fc2(hidden))
-        return linear(self.fc3, hidden, pixels)
+        if missing is None:
+            hidden = self.fc1(x)
+        else:
+            background = torch.zeros_like(x[0]).index_copy(0, missing, x[0].index_select(0, missing))
+            known = (background == 0).nonzero().squeeze(-1)
+            weight = self.fc1.weight.index_select(1, known)
+            hidden = F.linear(x.index_select(1, known), weight, self.fc1(background))
+        hidden = self.relu(self.fc2(self.relu(hidden)))
+        return linear(self.fc3, hidden, missing)
 
 
 class MaskedBCELoss(nn.Module):

@@ -35,7 +35,7 @@ class CVAEMNIST(Dataset):
     Attributes:
         name: what tables and figures call this split.
         guess: None, or a tensor of shape (N, 28, 28) whose rows join the samples as ``guess``: the
-            baseline's predictions, which never change once it is trained.
+            baseline's predictions, which never change once it is trained (see :meth:`keep_guess`).
 
     Raises:
         DataError: the files are missing, damaged or can't be downloaded.
@@ -74,6 +74,14 @@ class CVAEMNIST(Dataset):
         return self._transformed(
             {key: values.index_select(0, index) for key, values in self._columns.items()}
         )
+
+    def keep_guess(self, predict: Callable[[Tensor], Tensor], batch_size: int = 1000) -> None:
+        """Compute ``guess`` for all images: what ``predict`` makes of ``input``, in the same shape."""
+        self.guess = None
+        guess = torch.empty(self.images.shape, device=self.images.device)
+        for items in torch.arange(len(self)).split(batch_size):
+            guess[items[0] : items[-1] + 1] = predict(self.__getitems__(items)["input"])
+        self.guess = guess
 
     @property
     def _columns(self) -> dict[str, Tensor]:
@@ -154,22 +162,15 @@ class MaskImages:
         return known
 
 
-def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = False, seed: int = 0) -> DataLoader:
+def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = False) -> DataLoader:
     """Iterate over a ``CVAEMNIST`` in batches that the data set itself makes.
 
     Args:
         dataset: its ``__getitems__`` returns a whole batch.
         batch_size: images a batch; the last one may be smaller.
-        shuffle: in a new order each epoch; the orders depend on ``seed`` alone.
-        seed: of a generator of its own.
+        shuffle: in a new order each epoch, drawn from torch's global generator.
     """
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        collate_fn=_already_a_batch,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=_already_a_batch)
 
 
 def _already_a_batch(batch: Any) -> Sample:
@@ -183,7 +184,6 @@ def get_data(
     dataset: str = "auto",
     data_dir: str | Path = "data",
     subset: int | None = None,
-    seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> tuple[dict[str, CVAEMNIST], dict[str, DataLoader], dict[str, int]]:
     """Prepare data sets and loaders for one number of known quadrants.
@@ -194,7 +194,6 @@ def get_data(
         dataset: ``"mnist"``, ``"mnist-5k"``, or ``"auto"`` for the first of them that is at hand.
         data_dir: folder of the MNIST files, which are downloaded if they are missing.
         subset: keep the first so many images of each split.
-        seed: of the order in which training images come.
         device: where the images live.
 
     Returns:
@@ -219,6 +218,6 @@ def get_data(
         for mode in ("train", "val")
     }
     dataloaders = {
-        mode: make_loader(datasets[mode], batch_size, shuffle=mode == "train", seed=seed) for mode in datasets
+        mode: make_loader(datasets[mode], batch_size, shuffle=mode == "train") for mode in datasets
     }
     return datasets, dataloaders, {mode: len(datasets[mode]) for mode in datasets}

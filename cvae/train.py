@@ -103,7 +103,7 @@ def train_baseline(
 
     def step(batch: dict[str, Tensor]) -> float:
         nll = loss(batch)
-        nll.backward()
+        (nll / len(batch["input"])).backward()
         optimizer.step()
         optimizer.zero_grad()
         return nll.item()

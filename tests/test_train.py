@@ -101,7 +101,7 @@ def test_same_seed_gives_the_same_weights(real_digits):
         pyro.set_rng_seed(3)
         datasets, _, _ = real_digits
         few = {
-            "train": make_loader(datasets["train"], 50, shuffle=True, seed=3),
+            "train": make_loader(datasets["train"], 50, shuffle=True),
             "val": make_loader(datasets["val"], 50),
         }
         return train_on_few(few, cvae_epochs=1)[0].state_dict()

@@ -3,8 +3,6 @@
 import contextlib
 import io
 
-import torch
-
 from cvae.baseline import BaselineNet
 from cvae.data import get_data, make_loader
 from cvae.evaluate import baseline_nll, estimate_cll, monte_carlo
@@ -24,10 +22,11 @@ class Package:
     def __init__(self, root: str, images: int = 60_000, hidden: int = 500) -> None:
         self.datasets, self.loaders, _ = get_data(1, 128, dataset="mnist", data_dir=root, subset=images)
         self.datasets["val"].images = self.datasets["val"].images[: images // 6]
+        self.loaders["val"] = make_loader(self.datasets["val"], 1000)
         self.baseline = BaselineNet(hidden, hidden)
         self.cvae = CVAE(200, hidden, hidden, self.baseline)
         for data in self.datasets.values():
-            data.guess = torch.cat([self.cvae.guess(batch["input"]) for batch in make_loader(data, 1000)])
+            data.keep_guess(self.cvae.guess)
 
     def baseline_epoch(self) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
