@@ -19,7 +19,6 @@ def run(args: argparse.Namespace) -> None:
     # These take seconds to import: here, so that --help and a bad command line need not wait for them.
     import time
     import warnings
-    from dataclasses import asdict
 
     import pyro
     import torch
@@ -97,8 +96,8 @@ def run(args: argparse.Namespace) -> None:
         )
 
         settings[f"q{num_quadrant_inputs}"] = {
-            "baseline": asdict(baseline_history),
-            "cvae": asdict(cvae_history),
+            "baseline": baseline_history.summary(),
+            "cvae": cvae_history.summary(),
             "evaluation_seconds": evaluation_seconds,
         }
         metrics = {

@@ -36,22 +36,22 @@ class Estimate:
     Attributes:
         nll: negative conditional log-likelihood, lower is better (for the performance gap: baseline minus
             CVAE, higher is better).
-        standard_error: of that mean, over images.
+        standard_error: of that mean, over images; None for a single image.
         num_images: images of the split.
         num_particles: latent samples an image; 0 for the baseline, which has none.
     """
 
     nll: float
-    standard_error: float
+    standard_error: float | None
     num_images: int
     num_particles: int
 
     @classmethod
     def over(cls, per_image: Tensor, num_particles: int) -> "Estimate":
-        """Sum values of shape (N,) and divide once; a single image has no standard error (NaN)."""
+        """Sum values of shape (N,) and divide once."""
         n = len(per_image)
-        spread = per_image.std().item() if n > 1 else math.nan
-        return cls(per_image.sum().item() / n, spread / math.sqrt(n), n, num_particles)
+        standard_error = per_image.std().item() / math.sqrt(n) if n > 1 else None
+        return cls(per_image.sum().item() / n, standard_error, n, num_particles)
 
 
 def log_weights(

@@ -85,9 +85,14 @@ def markdown(results: Results, split: str) -> str:
         f"|---|{'---|' * len(columns)}",
     ]
     for row in next(iter(results.values())):
-        cells = [f"{rows[row].nll:.1f} ± {rows[row].standard_error:.1f}" for rows in results.values()]
+        cells = [_cell(rows[row]) for rows in results.values()]
         lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(estimate: Estimate) -> str:
+    error = "" if estimate.standard_error is None else f" ± {estimate.standard_error:.1f}"
+    return f"{estimate.nll:.1f}{error}"
 
 
 def _column(num_quadrant_inputs: int) -> str:

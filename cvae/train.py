@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyro
@@ -69,6 +69,10 @@ class History:
     epochs: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     seconds: float = 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """Return all of it, and the number of epochs run, as plain values."""
+        return {"epochs_run": len(self.epochs), **asdict(self)}
 
 
 def train_baseline(

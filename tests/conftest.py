@@ -1,5 +1,8 @@
 """What every test starts from: fixed seeds, an empty parameter store, tiny data and networks."""
 
+import hashlib
+import struct
+
 import pyro
 import pytest
 import torch
@@ -35,6 +38,25 @@ def random_digits(monkeypatch) -> Digits:
     digits = Digits(images, torch.arange(40) % 10)
     monkeypatch.setattr("cvae.data.load_digits", lambda *_: digits)
     return digits
+
+
+@pytest.fixture
+def mnist_dir(tmp_path, monkeypatch):
+    """A folder with four files in MNIST's format that pass for the originals.
+
+    60 images to train, all of value 7, and 10 to validate, all of value 9.
+    """
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    sums = {}
+    for split, value, count in (("train", 7, 60), ("t10k", 9, 10)):
+        images = struct.pack(">IIII", 2051, count, 28, 28) + bytes([value]) * count * 784
+        digits = struct.pack(">II", 2049, count) + bytes(item % 10 for item in range(count))
+        for name, content in ((f"{split}-images-idx3-ubyte", images), (f"{split}-labels-idx1-ubyte", digits)):
+            (raw / name).write_bytes(content)
+            sums[name] = (len(content), hashlib.md5(content).hexdigest())
+    monkeypatch.setattr(sources, "MNIST_FILES", sums)
+    return tmp_path
 
 
 @pytest.fixture(params=[1, 2, 3])

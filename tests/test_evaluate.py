@@ -132,7 +132,7 @@ def test_monte_carlo_bounds_importance_sampling(cvae, dataset):
     bound = estimate_cll(cvae, dataset, num_particles=10, reduction=monte_carlo)
     tight = estimate_cll(cvae, dataset, num_particles=50)
     excess = Estimate.over(bound - tight, 10)
-    assert excess.nll > -3 * excess.standard_error
+    assert excess.standard_error is not None and excess.nll > -3 * excess.standard_error
     weights = torch.randn(7, 30)
     assert (monte_carlo(weights) >= importance_sampling(weights)).all()  # Jensen's inequality
     torch.testing.assert_close(monte_carlo(weights[:1]), importance_sampling(weights[:1]))
@@ -187,7 +187,7 @@ def test_estimate_sums_and_divides_once():
     estimate = Estimate.over(values, 10)
     assert (estimate.nll, estimate.num_images, estimate.num_particles) == (3.0, 4, 10)
     assert estimate.standard_error == pytest.approx(values.numpy().std(ddof=1) / 2)
-    assert math.isnan(Estimate.over(values[:1], 10).standard_error)
+    assert Estimate.over(values[:1], 10) == Estimate(1.0, None, 1, 10)
 
 
 def test_column_has_the_rows_of_the_table(cvae, dataset):
@@ -202,7 +202,7 @@ def test_column_has_the_rows_of_the_table(cvae, dataset):
     assert [row.num_particles for row in column.values()] == [0, 2, 3, 3, 2]
     gap = column["NN (baseline)"].nll - column["CVAE (Monte Carlo)"].nll
     assert column["Performance gap"].nll == pytest.approx(gap)
-    assert all(row.num_images == 200 and row.standard_error > 0 for row in column.values())
+    assert all(row.num_images == 200 and row.standard_error for row in column.values())
     assert not pyro.get_param_store().keys()
 
 

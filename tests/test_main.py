@@ -30,7 +30,7 @@ def test_tiny_run_writes_every_file(tmp_path, capsys):
 
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["seed"] == 5 and metrics["split"] == split and metrics["dataset"] == "mnist-5k"
-    assert len(metrics["settings"]["q1"]["cvae"]["epochs"]) == 1
+    assert metrics["settings"]["q1"]["cvae"]["epochs_run"] == 1
     assert set(metrics["versions"]) == {"python", "torch", "pyro"}
 
     cvae = CVAE()
@@ -80,6 +80,13 @@ def test_failure_is_one_clear_line_and_overwrites_nothing(
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1].startswith("main.py: error: ") and complaint in lines[-1]
     assert files(results) == before
+
+
+def test_a_single_image_gives_figures_without_standard_errors(tmp_path):
+    assert main.main([*TINY, "--subset", "1", "-vi", "1", "-nq", "3", "--output-dir", str(tmp_path)]) == 0
+    assert "±" not in (tmp_path / "results.md").read_text().split("\n", 1)[1]
+    rows = json.loads((tmp_path / "metrics.json").read_text())["results"]["q3"]
+    assert all(row["standard_error"] is None and row["num_images"] == 1 for row in rows.values())
 
 
 def test_interruption_ends_without_a_traceback(tmp_path, monkeypatch, capsys):

@@ -87,7 +87,7 @@ def compare(label: str, images: int, ways: dict[str, Callable[[], object] | None
 
 
 def growth(root: str, repeats: int) -> None:
-    """Fit seconds = constant x size^exponent by least squares on logarithms, over medians."""
+    """Print with which exponents the medians of this package's times grow."""
     print(f"\n{'growth of this package':36} exponent  seconds by size")
     sizes = [1_000, 4_000, 16_000, 60_000]
     _fit("CVAE epoch, images", sizes, [Package(root, size).cvae_epoch for size in sizes], repeats)
@@ -115,10 +115,13 @@ def _fit(label: str, sizes: list[int], tasks: Iterable[Callable[[], object]], re
         task()
         medians.append(statistics.median(timed(task) for _ in range(repeats)))
     if len(sizes) > 1:
-        x, y = [math.log(size) for size in sizes], [math.log(seconds) for seconds in medians]
-        exponent = statistics.linear_regression(x, y).slope
         cells = ", ".join(f"{size:,}: {seconds:.2f}" for size, seconds in zip(sizes, medians))
-        print(f"  {label:34} {exponent:8.2f}  {cells}", flush=True)
+        print(f"  {label:34} {exponent(sizes, medians):8.2f}  {cells}", flush=True)
+
+
+def exponent(sizes: list[int], seconds: list[float]) -> float:
+    """Fit seconds = constant x size^exponent by least squares on logarithms."""
+    return statistics.linear_regression(list(map(math.log, sizes)), list(map(math.log, seconds))).slope
 
 
 def _with_threads(threads: int, task: Callable[[], object]) -> None:

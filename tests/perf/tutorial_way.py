@@ -117,16 +117,16 @@ class TutorialWay:
             for split, data in self.data.items()
         }
         self.baseline = BaselineNet()
-        self.optimizer = torch.optim.Adam(self.baseline.parameters(), lr=1e-3)
+        self.baseline_adam = torch.optim.Adam(self.baseline.parameters(), lr=1e-3)
         self.cvae = MaskedCVAE(self.baseline)
         self.svi = SVI(self.cvae.model, self.cvae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=Trace_ELBO())
 
     def baseline_epoch(self) -> float:
         for batch in self.loaders["train"]:
-            self.optimizer.zero_grad()
+            self.baseline_adam.zero_grad()
             loss = masked_bce(self.baseline(batch["input"]), batch["output"])
             loss.backward()
-            self.optimizer.step()
+            self.baseline_adam.step()
         return self._validate(lambda batch: masked_bce(self.baseline(batch["input"]), batch["output"]).item())
 
     def cvae_epoch(self) -> float:
