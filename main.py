@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     from cvae.evaluate import draw_samples, evaluate
     from cvae.model import CVAE
     from cvae.plot import plot_samples
-    from cvae.report import Results, markdown, save_setting, save_tables
+    from cvae.report import Results, markdown, save_setting, save_tables, setting_name
     from cvae.runtime import check_writable, choose_device, versions
     from cvae.sources import resolve_dataset
     from cvae.train import train_baseline, train_cvae
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     results: Results = {}
     settings = {}
     for num_quadrant_inputs in args.num_quadrant_inputs:
-        name = f"{num_quadrant_inputs} quadrant" + "s" * (num_quadrant_inputs > 1)
+        name = setting_name(num_quadrant_inputs)
         pyro.set_rng_seed(args.seed)  # a setting gives the same figures whatever ran before it
         datasets, dataloaders, sizes = get_data(
             num_quadrant_inputs,
@@ -60,11 +60,8 @@ def run(args: argparse.Namespace) -> None:
             raise UsageError(
                 f"--num-images {args.num_images} is more than the {sizes['val']} validation images"
             )
-        print(
-            f"{name}: {datasets['train'].name} ({sizes['train']:,} images), {datasets['val'].name} ", end=""
-        )
-        print(f"({sizes['val']:,} images), seed {args.seed}, {device}", flush=True)
-
+        splits = ", ".join(f"{datasets[mode].name} ({sizes[mode]:,} images)" for mode in datasets)
+        print(f"{name}: {splits}, seed {args.seed}, {device}", flush=True)
         dataloaders["val"] = make_loader(datasets["val"], VALIDATION_BATCH_SIZE)
 
         baseline_net = BaselineNet().to(device)

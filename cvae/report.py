@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from cvae.evaluate import Estimate
 
-__all__ = ["Results", "markdown", "save_setting", "save_tables", "table"]
+__all__ = ["Results", "markdown", "save_setting", "save_tables", "setting_name", "table"]
 
 Results = dict[int, dict[str, Estimate]]  # number of known quadrants: row: estimate
 
@@ -66,7 +66,7 @@ def save_tables(output_dir: Path, results: Results, metrics: dict[str, Any]) -> 
 def table(results: Results) -> pd.DataFrame:
     """Lay out negative CLLs, in nats per image, as the tutorial does: a column for each setting."""
     return pd.DataFrame(
-        {_column(n): {row: value.nll for row, value in rows.items()} for n, rows in results.items()}
+        {setting_name(n): {row: value.nll for row, value in rows.items()} for n, rows in results.items()}
     )
 
 
@@ -77,7 +77,7 @@ def markdown(results: Results, split: str) -> str:
         results: the estimates, by number of known quadrants.
         split: the images that they come from.
     """
-    columns = [_column(n) for n in results]
+    columns = [setting_name(n) for n in results]
     lines = [
         f"{_caption(results, split)}; ± standard error over images. Performance gap: baseline minus Monte Carlo.",
         "",
@@ -95,17 +95,17 @@ def _cell(estimate: Estimate) -> str:
     return f"{estimate.nll:.1f}{error}"
 
 
-def _column(num_quadrant_inputs: int) -> str:
+def setting_name(num_quadrant_inputs: int) -> str:
+    """Name a setting as the table's columns do: ``1 quadrant``, ``2 quadrants``."""
     return f"{num_quadrant_inputs} quadrant" + ("s" if num_quadrant_inputs > 1 else "")
 
 
 def _caption(results: Results, split: str) -> str:
     rows = next(iter(results.values()))
-    particles = {rows[row].num_particles for row in ("CVAE (prior sampling)", "CVAE (importance sampling)")}
     return (
         f"negative CLL (nats per image; lower is better); {split} ({rows['NN (baseline)'].num_images:,} images); "
         f"Monte Carlo {rows['CVAE (Monte Carlo)'].num_particles} and the others "
-        f"{'/'.join(map(str, particles))} particles"
+        f"{rows['CVAE (importance sampling)'].num_particles} particles"
     )
 
 

@@ -34,11 +34,14 @@ def check_writable(folder: Path) -> None:
     """Make a folder and try it, so that a long run does not fail when it comes to write.
 
     Raises:
-        OSError: it can't be made or written to.
+        OSError: it can't be made or written to; the message names it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"can't write to {folder} ({error.strerror}): choose another --output-dir") from error
 
 
 def versions() -> dict[str, str]:

@@ -62,7 +62,7 @@ def test_auto_falls_back_and_says_so_everywhere(tmp_path, monkeypatch, capsys):
         ("--dataset mnist-5k --device cuda", 2, "--device cuda is absent here"),
         ("--dataset mnist-5k --subset 5 -vi 6", 2, "--num-images 6 is more than the 5 validation images"),
         ("--dataset mnist-5k --subset 200 -lr 1e30 -n 2", 1, "loss is"),
-        ("--dataset mnist-5k --output-dir {file}", 1, "file"),
+        ("--dataset mnist-5k --output-dir {file}", 1, "choose another --output-dir"),
     ],
 )
 def test_failure_is_one_clear_line_and_overwrites_nothing(

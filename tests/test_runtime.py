@@ -27,7 +27,7 @@ def test_output_folder_is_made_and_left_empty(tmp_path):
 
 def test_output_folder_that_is_a_file_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="can't write to .*file .File exists.: choose another --output-dir"):
         check_writable(tmp_path / "file")
 
 
