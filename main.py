@@ -112,7 +112,9 @@ def run(args: argparse.Namespace) -> None:
         nets = {"baseline_net": baseline_net, "cvae_net": cvae_net}
         save_setting(args.output_dir, num_quadrant_inputs, nets, figure)
         save_tables(args.output_dir, results, metrics)
-    print(f"\n{markdown(results, datasets['val'].name)}\nFiles are in {args.output_dir}.", flush=True)
+        split = datasets["val"].name
+        del datasets, dataloaders, images  # so that the next setting's take their place in memory
+    print(f"\n{markdown(results, split)}\nFiles are in {args.output_dir}.", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
