@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
         evaluation_seconds = time.perf_counter() - evaluation_start
 
         shown = torch.randperm(sizes["val"], generator=torch.Generator().manual_seed(args.seed))
-        images = datasets["val"].__getitems__(shown[: args.num_images])
+        images = datasets["val"].batch(shown[: args.num_images])
         figure = plot_samples(
             images["input"],
             images["original"].squeeze(-3),

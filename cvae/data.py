@@ -67,8 +67,12 @@ class CVAEMNIST(Dataset):
     def __getitem__(self, item: int) -> Sample:
         return self._transformed({key: values[item] for key, values in self._columns.items()})
 
-    def __getitems__(self, items: Sequence[int] | Tensor) -> Sample:
-        """Make the samples of a whole batch in one go, stacked: what ``DataLoader`` calls."""
+    def __getitems__(self, items: Sequence[int]) -> "Batch":
+        """Make the samples of a whole batch in one go: what ``DataLoader`` calls."""
+        return Batch(self.batch(items))
+
+    def batch(self, items: Sequence[int] | Tensor) -> Sample:
+        """Make one sample of many images, with a leading batch dimension."""
         index = torch.as_tensor(items, device=self.images.device)
         # index_select copies whole images, which takes a fraction of the time of indexing
         return self._transformed(
@@ -80,7 +84,7 @@ class CVAEMNIST(Dataset):
         self.guess = None
         guess = torch.empty(self.images.shape, device=self.images.device)
         for items in torch.arange(len(self)).split(batch_size):
-            guess[items[0] : items[-1] + 1] = predict(self.__getitems__(items)["input"])
+            guess[items[0] : items[-1] + 1] = predict(self.batch(items)["input"])
         self.guess = guess
 
     @property
@@ -90,6 +94,23 @@ class CVAEMNIST(Dataset):
 
     def _transformed(self, sample: Sample) -> Sample:
         return self.transform(sample) if self.transform else sample
+
+
+class Batch:
+    """The samples of a batch for any collate function, and the same already stacked for ours.
+
+    Args:
+        stacked: one sample of many images, with a leading batch dimension.
+    """
+
+    def __init__(self, stacked: Sample) -> None:
+        self.stacked = stacked
+
+    def __len__(self) -> int:
+        return len(self.stacked["digit"])
+
+    def __getitem__(self, item: int) -> Sample:
+        return {key: values[item] for key, values in self.stacked.items()}
 
 
 class ToTensor:
@@ -166,15 +187,15 @@ def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = False) -> Dat
     """Iterate over a ``CVAEMNIST`` in batches that the data set itself makes.
 
     Args:
-        dataset: its ``__getitems__`` returns a whole batch.
+        dataset: a ``CVAEMNIST``, or a ``Subset`` of one.
         batch_size: images a batch; the last one may be smaller.
         shuffle: in a new order each epoch, drawn from torch's global generator.
     """
-    return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=_already_a_batch)
+    return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=_stacked)
 
 
-def _already_a_batch(batch: Any) -> Sample:
-    return batch
+def _stacked(batch: Any) -> Sample:
+    return batch.stacked
 
 
 def get_data(

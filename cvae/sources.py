@@ -138,7 +138,8 @@ def _download_mnist(data_dir: str | Path) -> None:
     except (OSError, RuntimeError, EOFError, http.client.HTTPException) as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise DataError(
-            f"MNIST is not in {_raw_folder(data_dir)} and can't be downloaded ({reason})"
+            f"MNIST is not in {_raw_folder(data_dir)} and can't be downloaded ({reason}): "
+            "put its four files there, or use mnist-5k"
         ) from error
     if not _mnist_is_complete(data_dir):
         raise DataError(f"the download left MNIST incomplete in {_raw_folder(data_dir)}")

@@ -63,7 +63,7 @@ def mnist_dir(tmp_path, monkeypatch):
 def batch(request, random_digits) -> dict[str, Tensor]:
     """Eight images with one, two or three known quadrants."""
     transform = Compose([ToTensor(), MaskImages(request.param)])
-    return CVAEMNIST("nowhere", transform=transform).__getitems__(range(8))
+    return CVAEMNIST("nowhere", transform=transform).batch(range(8))
 
 
 @pytest.fixture

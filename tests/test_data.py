@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import Compose
 
 from cvae.data import CVAEMNIST, MaskImages, ToTensor, get_data, make_loader
@@ -88,10 +89,30 @@ def test_batch_is_the_stack_of_its_samples(random_digits):
     dataset = CVAEMNIST("nowhere", transform=Compose([ToTensor(), MaskImages(3)]))
     dataset.keep_guess(lambda inputs: inputs + 2, batch_size=15)
     items = [4, 0, 31]
-    batch = dataset.__getitems__(items)
+    batch = dataset.batch(items)
     for key, value in batch.items():
         assert torch.equal(value, torch.stack([dataset[item][key] for item in items])), key
     assert torch.equal(batch["guess"], batch["input"] + 2)
+
+
+@pytest.mark.parametrize("part", [range(40), [5, 3, 39]])
+def test_any_loader_makes_the_same_batches(random_digits, part):
+    """The tutorial's loader, with PyTorch's own collation, and ours give the same, of subsets too."""
+    dataset = CVAEMNIST("nowhere", transform=Compose([ToTensor(), MaskImages(2)]))
+    subset = Subset(dataset, list(part))
+    tutorials = list(DataLoader(subset, batch_size=16, shuffle=False, num_workers=0))
+    ours = list(make_loader(subset, 16))
+    assert len(tutorials) == len(ours)
+    for theirs, batch in zip(tutorials, ours):
+        assert theirs.keys() == batch.keys()
+        assert all(torch.equal(theirs[key], value) for key, value in batch.items())
+
+
+def test_batch_is_a_sequence_of_samples(random_digits):
+    dataset = CVAEMNIST("nowhere")
+    batch = dataset.__getitems__([7, 2])
+    assert len(batch) == len(list(batch)) == 2
+    assert torch.equal(batch[1]["original"], dataset[2]["original"])
 
 
 def test_subset_keeps_the_first_images_and_says_so(random_digits):

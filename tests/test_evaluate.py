@@ -26,7 +26,7 @@ def dataset(real_digits) -> CVAEMNIST:
 
 @pytest.fixture
 def xs_ys(dataset):
-    batch = dataset.__getitems__(range(20))
+    batch = dataset.batch(range(20))
     return batch["input"], batch["output"]
 
 
