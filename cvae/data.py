@@ -1,6 +1,6 @@
 """Digit images divided into the quadrants that are known and those to be predicted."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,9 @@ class Batch:
 
     def __getitem__(self, item: int) -> Sample:
         return {key: values[item] for key, values in self.stacked.items()}
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[item] for item in range(len(self)))
 
 
 class ToTensor:
