@@ -77,11 +77,8 @@ class MaskedBCELoss(nn.Module):
         """Return the sum over pixels, shape (batch,), for predictions of shape (batch, pixels)."""
         target = target.reshape(input.shape)
         scored = target != self.masked_with
-        if self.from_logits:
-            loss = F.binary_cross_entropy_with_logits(input, target, reduction="none")
-        else:
-            loss = F.binary_cross_entropy(input, target.where(scored, 0), reduction="none")
-        return (loss * scored).sum(-1)
+        loss = F.binary_cross_entropy_with_logits if self.from_logits else F.binary_cross_entropy
+        return (loss(input, target.where(scored, 0), reduction="none") * scored).sum(-1)
 
 
 def missing_pixels(x: Tensor, masked_with: float = -1) -> Tensor:

@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 import torch.nn as nn
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from cvae import HIDDEN_1, HIDDEN_2, Z_DIM
@@ -138,6 +139,9 @@ class CVAE(nn.Module):
         Returns:
             Pixel probabilities of shape (*particles, batch, 784); with ``ys`` they carry no gradient, and
             the known pixels are those of ``xs``.
+
+        Raises:
+            ValueError: with ``ys`` and Pyro's validation on, its default: some images lack other pixels.
         """
         pyro.module("prior_net", self.prior_net)
         pyro.module("generation_net", self.generation_net)
@@ -150,12 +154,21 @@ class CVAE(nn.Module):
                 pyro.deterministic("y", loc.detach(), event_dim=1)
                 return loc
             missing = missing_pixels(xs, self.masked_with)
+            if is_validation_enabled():
+                self._check_masks_agree(xs)
             logits = self.generation_net.logits(zs, missing)
             # Grey targets lie between 0 and 1: the Bernoulli's formula holds, its check of values does not.
             likelihood = dist.Bernoulli(logits=logits, validate_args=False).to_event(1)
             pyro.sample("y", likelihood, obs=ys.reshape(-1, PIXELS).index_select(-1, missing))
             known = xs.reshape(-1, PIXELS).expand(*zs.shape[:-1], PIXELS)
             return known.index_copy(-1, missing, logits.detach().sigmoid())
+
+    def _check_masks_agree(self, xs: Tensor) -> None:
+        lacking = xs.reshape(-1, PIXELS) == self.masked_with
+        if (lacking != lacking[0]).any():
+            raise ValueError(
+                "the images of a batch must all lack the same pixels: make a batch for each mask"
+            )
 
     def guide(self, xs: Tensor, ys: Tensor | None = None, y_hat: Tensor | None = None) -> None:
         """Draw z from the recognition network, or without ``ys`` from the prior network.

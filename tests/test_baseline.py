@@ -48,7 +48,7 @@ def test_missing_pixels_are_found_by_value(batch):
     )
 
 
-@pytest.mark.parametrize("masked_with", [-1, -3])
+@pytest.mark.parametrize("masked_with", [-1, -3, float("inf")])
 def test_loss_is_the_bernoulli_likelihood_of_the_missing_pixels(batch, masked_with):
     target = torch.where(batch["output"] == -1, masked_with, batch["output"])
     probabilities = torch.rand(8, 784) * 0.98 + 0.01

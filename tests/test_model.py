@@ -105,6 +105,13 @@ def test_any_mask_value_outside_the_pixels_gives_the_same(cvae, batch):
     torch.testing.assert_close(score(cvae, -1), score(other, -5))
 
 
+def test_batch_of_different_masks_is_refused(cvae, batch):
+    xs, ys = batch["input"].clone(), batch["output"]
+    xs[3, 0, 0] = -1 if xs[3, 0, 0] != -1 else 0.5
+    with pytest.raises(ValueError, match="must all lack the same pixels"):
+        cvae.model(xs, ys)
+
+
 def test_sites_have_the_shapes_that_they_promise(cvae, batch):
     xs, ys = batch["input"], batch["output"]
     missing = (xs[0] == -1).sum()
