@@ -7,7 +7,7 @@ import torch
 
 from cvae.evaluate import baseline_nll, log_weights
 
-from .perf import compare
+from .perf import compare, time_to_quality
 from .perf.bare_loop import BareLoop
 from .perf.package import Package
 from .perf.tutorial_way import TutorialWay
@@ -21,6 +21,18 @@ def test_comparison_runs(mnist_dir, monkeypatch, capsys):
     for task in ("baseline epoch", "CVAE epoch", "table, 10 particles", "importance sampling, 100 particles"):
         assert task in out
     assert out.count("times faster") == 3 and out.count("products alone") == 4
+
+
+def test_tutorials_time_to_quality_ends_with_the_quality(mnist_dir, monkeypatch, capsys):
+    monkeypatch.setattr(time_to_quality, "MAX_EPOCHS", 2)
+    monkeypatch.setattr(time_to_quality, "QUALITY", -1)
+    with pytest.raises(SystemExit, match="did not come to -1 in 2 epochs"):
+        time_to_quality.tutorial(str(mnist_dir), 60)
+    out = capsys.readouterr().out
+    assert "baseline, epoch 2: " in out and "CVAE, epoch 2: " in out
+    monkeypatch.setattr(time_to_quality, "QUALITY", 1e6)
+    assert time_to_quality.tutorial(str(mnist_dir), 60) > 0
+    assert "CVAE, epoch 2: " not in capsys.readouterr().out
 
 
 def test_exponent_of_growth():
