@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from cvae.options import make_parser, parse_args
+from cvae.sources import DATASETS
+from cvae.train import ELBOS
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,6 +44,12 @@ def test_flags_of_pyros_example_are_understood():
     )
     assert vars(short) == vars(long)
     assert parse_args(["--num-quadrant-inputs=1"]).num_quadrant_inputs == [1]
+
+
+def test_choices_are_those_that_the_modules_offer():
+    choices = {action.dest: action.choices for action in make_parser()._actions}
+    assert choices["dataset"] == ("auto", *DATASETS)
+    assert choices["elbo"] == tuple(ELBOS)
 
 
 def test_repeated_settings_are_run_once():

@@ -8,6 +8,7 @@ from cvae.data import get_data, make_loader
 from cvae.evaluate import baseline_nll, estimate_cll, monte_carlo
 from cvae.model import CVAE
 from cvae.train import train_baseline, train_cvae
+from main import VALIDATION_BATCH_SIZE
 
 
 class Package:
@@ -22,7 +23,7 @@ class Package:
     def __init__(self, root: str, images: int = 60_000, hidden: int = 500) -> None:
         self.datasets, self.loaders, _ = get_data(1, 128, dataset="mnist", data_dir=root, subset=images)
         self.datasets["val"].images = self.datasets["val"].images[: images // 6]
-        self.loaders["val"] = make_loader(self.datasets["val"], 1000)
+        self.loaders["val"] = make_loader(self.datasets["val"], VALIDATION_BATCH_SIZE)
         self.baseline = BaselineNet(hidden, hidden)
         self.cvae = CVAE(200, hidden, hidden, self.baseline)
         for data in self.datasets.values():
