@@ -26,7 +26,7 @@ __all__ = [
     "monte_carlo",
 ]
 
-ROWS_AT_ONCE = 1024  # particles x images decoded together: few MB, which caches hold
+ROWS_AT_ONCE = 2048  # particles x images decoded together: few MB, which caches hold
 
 
 @dataclass(frozen=True)

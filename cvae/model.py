@@ -4,13 +4,15 @@ import pyro
 import pyro.distributions as dist
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
+from torch.distributions import constraints
 
 from cvae import HIDDEN_1, HIDDEN_2, Z_DIM
-from cvae.baseline import PIXELS, BaselineNet, linear, missing_pixels
+from cvae.baseline import PIXELS, BaselineNet, missing_pixels
 
-__all__ = ["CVAE", "Decoder", "Encoder"]
+__all__ = ["CVAE", "Decoder", "Encoder", "GreyBernoulli"]
 
 MAX_LOG_SCALE = 20.0  # keeps scales, their squares and their inverses finite in single precision
 
@@ -78,7 +80,26 @@ class Decoder(nn.Module):
         """Return the log odds of all pixels, shape (*batch, 784), or of the given ones only."""
         y = self.relu(self.fc1(z))
         y = self.relu(self.fc2(y))
-        return linear(self.fc3, y, pixels)
+        if pixels is None:
+            return self.fc3(y)
+        return F.linear(y, self.fc3.weight.index_select(0, pixels), self.fc3.bias.index_select(0, pixels))
+
+
+class GreyBernoulli(dist.Bernoulli):
+    r"""Bernoulli whose formula also scores grey values, in [0, 1].
+
+    .. math:: y \log p + (1 - y) \log(1 - p) = y l - \log(1 + e^l), \quad l = \log \frac{p}{1 - p}
+
+    For grey values that is a cross-entropy and no normalised likelihood.
+    """
+
+    support = constraints.unit_interval
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the formula's value in nats, in the shape of ``value`` and the logits together."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return value * self.logits - F.softplus(self.logits)
 
 
 class CVAE(nn.Module):
@@ -125,7 +146,7 @@ class CVAE(nn.Module):
         """Return the baseline's guess, in the shape of ``xs``; no gradient reaches the baseline."""
         return self.baseline_net(xs).view(xs.shape)
 
-    def model(self, xs: Tensor, ys: Tensor | None = None, y_hat: Tensor | None = None) -> Tensor:
+    def model(self, xs: Tensor, ys: Tensor | None = None, y_hat: Tensor | None = None) -> Tensor | None:
         """Draw z from the prior network and score, or predict, the missing pixels.
 
         Sites: ``"z"`` of event shape (z_dim,); ``"y"``, observed on the missing pixels when ``ys`` is
@@ -137,8 +158,7 @@ class CVAE(nn.Module):
             y_hat: the baseline's guess, same shape, if it is known already.
 
         Returns:
-            Pixel probabilities of shape (*particles, batch, 784); with ``ys`` they carry no gradient, and
-            the known pixels are those of ``xs``.
+            Without ``ys``, pixel probabilities of shape (*particles, batch, 784).
 
         Raises:
             ValueError: with ``ys`` and Pyro's validation on, its default: some images lack other pixels.
@@ -157,11 +177,12 @@ class CVAE(nn.Module):
             if is_validation_enabled():
                 self._check_masks_agree(xs)
             logits = self.generation_net.logits(zs, missing)
-            # Grey targets lie between 0 and 1: the Bernoulli's formula holds, its check of values does not.
-            likelihood = dist.Bernoulli(logits=logits, validate_args=False).to_event(1)
-            pyro.sample("y", likelihood, obs=ys.reshape(-1, PIXELS).index_select(-1, missing))
-            known = xs.reshape(-1, PIXELS).expand(*zs.shape[:-1], PIXELS)
-            return known.index_copy(-1, missing, logits.detach().sigmoid())
+            pyro.sample(
+                "y",
+                GreyBernoulli(logits=logits).to_event(1),
+                obs=ys.reshape(-1, PIXELS).index_select(-1, missing),
+            )
+            return None
 
     def _check_masks_agree(self, xs: Tensor) -> None:
         lacking = xs.reshape(-1, PIXELS) == self.masked_with

@@ -3,24 +3,25 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyro
 import torch
 import torch.nn as nn
-from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+import torch.nn.functional as F
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from cvae.baseline import PIXELS, BaselineNet, MaskedBCELoss, missing_pixels
+from cvae.baseline import PIXELS, BaselineNet, NarrowBaseline, missing_pixels
 from cvae.model import CVAE
 
-__all__ = ["ELBOS", "EarlyStopping", "FusedAdam", "History", "TrainingError", "train_baseline", "train_cvae"]
+__all__ = ["ELBOS", "EarlyStopping", "History", "TrainingError", "train_baseline", "train_cvae"]
 
 ELBOS = {"mean-field": TraceMeanField_ELBO, "trace": Trace_ELBO}
 
@@ -97,25 +98,19 @@ def train_baseline(
     Raises:
         TrainingError: a loss is not finite.
     """
-    optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate, fused=True)
-    masked_loss = MaskedBCELoss(from_logits=True)
+    narrow = NarrowBaseline(net, missing_pixels(dataloaders["train"].dataset[0]["input"]))
+    optimizer = torch.optim.Adam(narrow.parameters(), lr=learning_rate, fused=True)
 
     def loss(batch: dict[str, Tensor]) -> Tensor:
-        missing = missing_pixels(batch["input"])
-        target = batch["output"].reshape(-1, PIXELS).index_select(1, missing)
-        return masked_loss(net.logits(batch["input"], missing), target)
-
-    def step(batch: dict[str, Tensor]) -> float:
-        nll = loss(batch)
-        (nll / len(batch["input"])).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return nll.item()
+        target = batch["output"].reshape(-1, PIXELS).index_select(1, narrow.missing)
+        return F.binary_cross_entropy_with_logits(narrow(batch["input"]), target, reduction="sum")
 
     def validate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"val": loss(batch)}
 
-    return _fit(net, step, validate, dataloaders, num_epochs, early_stop_patience, label)
+    history = _fit(narrow, loss, optimizer, validate, dataloaders, num_epochs, early_stop_patience, label)
+    narrow.write_to(net)
+    return history
 
 
 def train_cvae(
@@ -152,8 +147,14 @@ def train_cvae(
         TrainingError: a loss is not finite.
     """
 
-    def step(batch: dict[str, Tensor]) -> float:
-        return svi.step(batch["input"], batch["output"], batch.get("guess"))
+    differentiable_loss = ELBOS[elbo]().differentiable_loss
+    trained = nn.ModuleList([cvae.prior_net, cvae.recognition_net, cvae.generation_net])
+    optimizer = torch.optim.Adam(trained.parameters(), lr=learning_rate, fused=True)
+
+    def loss(batch: dict[str, Tensor]) -> Tensor:
+        return differentiable_loss(
+            cvae.model, cvae.guide, batch["input"], batch["output"], batch.get("guess")
+        )
 
     def validate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         reconstruction, kl = _elbo_terms(cvae, batch)
@@ -162,28 +163,7 @@ def train_cvae(
     # The scope keeps these parameters apart from those of any other model.  Without Pyro's own checks a
     # loss that is not finite reaches ours.
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        svi = SVI(cvae.model, cvae.guide, FusedAdam(learning_rate), loss=ELBOS[elbo]())
-        return _fit(cvae, step, validate, dataloaders, num_epochs, early_stop_patience, label)
-
-
-class FusedAdam(pyro.optim.PyroOptim):
-    """Adam in one step over all parameters, where Pyro's own takes one for each tensor.
-
-    Args:
-        learning_rate: step size.
-    """
-
-    def __init__(self, learning_rate: float) -> None:
-        super().__init__(torch.optim.Adam, {"lr": learning_rate})
-        self.learning_rate = learning_rate
-        self.optimizer: torch.optim.Optimizer | None = None
-
-    def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
-        """Take one step; all parameters must be there at the first."""
-        if self.optimizer is None:
-            self.optimizer = torch.optim.Adam(params, lr=self.learning_rate, fused=True)
-        self.optimizer.step()
-        self.optimizer.zero_grad()  # leaves no gradients that SVI would have to fill with zeros
+        return _fit(cvae, loss, optimizer, validate, dataloaders, num_epochs, early_stop_patience, label)
 
 
 def _elbo_terms(cvae: CVAE, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -196,20 +176,21 @@ def _elbo_terms(cvae: CVAE, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 def _fit(
     net: nn.Module,
-    step: Callable[[dict[str, Tensor]], float],
+    loss: Callable[[dict[str, Tensor]], Tensor],
+    optimizer: torch.optim.Optimizer,
     validate: Callable[[dict[str, Tensor]], dict[str, Tensor]],
     dataloaders: dict[str, DataLoader],
     num_epochs: int,
     early_stop_patience: int,
     label: str,
 ) -> History:
-    """Train by ``step``, which returns a loss summed over the batch, and keep the best weights."""
+    """Minimise ``loss``, a sum over the batch, and keep the best weights."""
     history, stopping, start = History(), EarlyStopping(early_stop_patience), time.perf_counter()
     best_weights: dict[str, Any] = {}
     for epoch in range(1, num_epochs + 1):
         epoch_start = time.perf_counter()
         title = f"{label}, epoch {epoch}/{num_epochs}"
-        losses = {"train": _train_epoch(net, step, dataloaders["train"], title)}
+        losses = {"train": _train_epoch(net, loss, optimizer, dataloaders["train"], title)}
         losses |= _validate_epoch(net, validate, dataloaders["val"])
         _check_finite(losses["val"], "validation", title)
         losses["seconds"] = time.perf_counter() - epoch_start
@@ -225,13 +206,22 @@ def _fit(
     return history
 
 
-def _train_epoch(net: nn.Module, step: Callable[[Any], float], loader: DataLoader, title: str) -> float:
+def _train_epoch(
+    net: nn.Module,
+    loss: Callable[[Any], Tensor],
+    optimizer: torch.optim.Optimizer,
+    loader: DataLoader,
+    title: str,
+) -> float:
     net.train()
     total, images = 0.0, 0
     for batch in tqdm(loader, title, leave=False, disable=None):
-        loss = step(batch)
-        _check_finite(loss, "training", title)
-        total += loss
+        batch_loss = loss(batch)
+        batch_loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        _check_finite(batch_loss.item(), "training", title)
+        total += batch_loss.item()
         images += len(batch["input"])
     return total / images
 

@@ -1,9 +1,11 @@
+import copy
+
 import pytest
 import torch
 from torch.distributions import Bernoulli
 
 from cvae import HIDDEN_1, HIDDEN_2
-from cvae.baseline import BaselineNet, MaskedBCELoss, missing_pixels
+from cvae.baseline import BaselineNet, MaskedBCELoss, NarrowBaseline, missing_pixels
 
 TUTORIAL_SHAPES = {
     "fc1.weight": (500, 784),
@@ -32,10 +34,21 @@ def test_output_is_the_tutorials_formula(shape):
     torch.testing.assert_close(net(x), expected)
 
 
-def test_some_pixels_alone_are_those_of_the_whole(batch):
+def test_narrow_net_agrees_with_the_whole(batch):
     net, missing = BaselineNet(16, 12), missing_pixels(batch["input"])
+    narrow = NarrowBaseline(net, missing)
     torch.testing.assert_close(
-        net.logits(batch["input"], missing), net.logits(batch["input"])[:, missing], rtol=1e-5, atol=1e-6
+        narrow(batch["input"]), net.logits(batch["input"])[:, missing], rtol=1e-5, atol=1e-6
+    )
+    before = copy.deepcopy(net.state_dict())
+    narrow.write_to(net)
+    torch.testing.assert_close(net.state_dict(), before)
+    with torch.no_grad():
+        for parameter in narrow.parameters():
+            parameter.add_(torch.rand_like(parameter))
+    narrow.write_to(net)
+    torch.testing.assert_close(
+        narrow(batch["input"]), net.logits(batch["input"])[:, missing], rtol=1e-5, atol=1e-4
     )
 
 

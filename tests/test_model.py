@@ -8,7 +8,7 @@ from pyro.optim import Adam
 
 from cvae import Z_DIM
 from cvae.baseline import BaselineNet
-from cvae.model import CVAE, Decoder, Encoder
+from cvae.model import CVAE, Decoder, Encoder, GreyBernoulli
 
 ENCODER_SHAPES = {
     "fc1.weight": (500, 784),
@@ -118,10 +118,9 @@ def test_sites_have_the_shapes_that_they_promise(cvae, batch):
     trace = poutine.trace(cvae.model).get_trace(xs, ys)
     assert trace.nodes["z"]["fn"].batch_shape == (8,) and trace.nodes["z"]["fn"].event_shape == (3,)
     assert trace.nodes["y"]["is_observed"] and trace.nodes["y"]["fn"].event_shape == (missing,)
-    assert trace.nodes["_RETURN"]["value"].shape == (8, 784)
     assert poutine.trace(cvae.guide).get_trace(xs, ys).nodes["z"]["fn"].batch_shape == (8,)
     trace = poutine.trace(cvae.model).get_trace(xs)
-    assert trace.nodes["y"]["value"].shape == (8, 784)
+    assert trace.nodes["y"]["value"].shape == trace.nodes["_RETURN"]["value"].shape == (8, 784)
 
 
 def test_observed_pixels_are_scored_as_bernoulli(cvae, batch):
@@ -134,12 +133,16 @@ def test_observed_pixels_are_scored_as_bernoulli(cvae, batch):
     torch.testing.assert_close(trace.nodes["y"]["log_prob"], expected, rtol=1e-5, atol=1e-4)
 
 
-def test_returned_probabilities_keep_the_known_pixels(cvae, batch):
-    trace = poutine.trace(cvae.model).get_trace(batch["input"], batch["output"])
-    loc, xs = trace.nodes["_RETURN"]["value"], batch["input"].view(8, 784)
-    predicted = cvae.generation_net(trace.nodes["z"]["value"])
-    torch.testing.assert_close(loc, torch.where(xs == -1, predicted, xs))
-    assert not loc.requires_grad
+def test_grey_bernoulli_is_the_bernoulli_and_takes_grey_values():
+    logits, black_or_white = torch.linspace(-60, 60, 241), torch.arange(241) % 2.0
+    ours, torchs = GreyBernoulli(logits=logits), dist.Bernoulli(logits=logits)
+    torch.testing.assert_close(ours.log_prob(black_or_white), torchs.log_prob(black_or_white))
+    assert torch.equal(ours.expand((2, 241)).log_prob(black_or_white)[1], ours.log_prob(black_or_white))
+    grey = 0.3 * ours.log_prob(torch.ones(241)) + 0.7 * ours.log_prob(torch.zeros(241))
+    torch.testing.assert_close(ours.log_prob(torch.tensor(0.3)), grey, rtol=1e-5, atol=1e-5)
+    for value in (-1.0, 1.01):
+        with pytest.raises(ValueError, match="within the support"):
+            ours.log_prob(torch.tensor(value))
 
 
 def test_guide_without_truth_is_the_prior(cvae, batch):
