@@ -72,24 +72,26 @@ def run(args: argparse.Namespace) -> None:
             data.keep_guess(cvae_net.guess)
         cvae_history = train_cvae(cvae_net, dataloaders, elbo=args.elbo, label=f"{name}, CVAE", **schedule)
 
+        validation, split = datasets["val"], datasets["val"].name
+        del datasets, dataloaders, data  # the training images and their guesses make room
         print(f"{name}: estimating the CLL of {sizes['val']:,} images", flush=True)
         evaluation_start = time.perf_counter()
         results[num_quadrant_inputs] = evaluate(
             cvae_net,
-            datasets["val"],
+            validation,
             num_particles=args.num_particles,
             num_importance_samples=args.num_importance_samples,
         )
         evaluation_seconds = time.perf_counter() - evaluation_start
 
         shown = torch.randperm(sizes["val"], generator=torch.Generator().manual_seed(args.seed))
-        images = datasets["val"].batch(shown[: args.num_images])
+        images = validation.batch(shown[: args.num_images])
         figure = plot_samples(
             images["input"],
             images["original"].squeeze(-3),
             images["guess"],
             draw_samples(cvae_net, images["input"], args.num_samples),
-            title=f"{datasets['val'].name}, {name} known (blue: to be predicted)",
+            title=f"{split}, {name} known (blue: to be predicted)",
         )
 
         settings[f"q{num_quadrant_inputs}"] = {
@@ -100,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
         metrics = {
             "unit": "nats per image, negative conditional log-likelihood",
             "dataset": dataset,
-            "split": datasets["val"].name,
+            "split": split,
             "train_images": sizes["train"],
             "seed": args.seed,
             "versions": versions(),
@@ -112,8 +114,7 @@ def run(args: argparse.Namespace) -> None:
         nets = {"baseline_net": baseline_net, "cvae_net": cvae_net}
         save_setting(args.output_dir, num_quadrant_inputs, nets, figure)
         save_tables(args.output_dir, results, metrics)
-        split = datasets["val"].name
-        del datasets, dataloaders, images  # so that the next setting's take their place in memory
+        del validation, images  # so that the next setting's take their place
     print(f"\n{markdown(results, split)}\nFiles are in {args.output_dir}.", flush=True)
 
 

@@ -34,8 +34,9 @@ class CVAEMNIST(Dataset):
 
     Attributes:
         name: what tables and figures call this split.
-        guess: None, or a tensor of shape (N, 28, 28) whose rows join the samples as ``guess``: the
-            baseline's predictions, which never change once it is trained (see :meth:`keep_guess`).
+        guess: None, or what the baseline predicts for the missing pixels, shape (N, missing), which never
+            changes once it is trained (see :meth:`keep_guess`); the samples then have ``guess``, which is
+            ``input`` with these in place.
 
     Raises:
         DataError: the files are missing, damaged or can't be downloaded.
@@ -57,6 +58,7 @@ class CVAEMNIST(Dataset):
         self.digits = digits[:subset].to(device)
         self.transform = transform
         self.guess: Tensor | None = None
+        self._missing: Tensor  # their places, once there is a guess
         self.name = DATASETS[dataset]["train" if train else "val"]
         if subset is not None and subset < len(images):
             self.name = f"first {subset:,} of the {self.name}"
@@ -80,11 +82,14 @@ class CVAEMNIST(Dataset):
         )
 
     def keep_guess(self, predict: Callable[[Tensor], Tensor], batch_size: int = 1000) -> None:
-        """Compute ``guess`` for all images: what ``predict`` makes of ``input``, in the same shape."""
+        """Compute ``guess`` for all images, from what ``predict`` makes of ``input``, in the same shape."""
         self.guess = None
-        guess = torch.empty(self.images.shape, device=self.images.device)
+        first = self[0]
+        self._missing = (first["input"] != first["original"][0]).flatten().nonzero().squeeze(-1)
+        guess = torch.empty(len(self), len(self._missing), device=self.images.device)
         for items in torch.arange(len(self)).split(batch_size):
-            guess[items[0] : items[-1] + 1] = predict(self.batch(items)["input"])
+            whole = predict(self.batch(items)["input"]).flatten(-2)
+            guess[items[0] : items[-1] + 1] = whole.index_select(-1, self._missing)
         self.guess = guess
 
     @property
@@ -93,7 +98,12 @@ class CVAEMNIST(Dataset):
         return columns if self.guess is None else {**columns, "guess": self.guess}
 
     def _transformed(self, sample: Sample) -> Sample:
-        return self.transform(sample) if self.transform else sample
+        if self.transform:
+            sample = self.transform(sample)
+        if self.guess is not None:
+            given = sample["input"]
+            sample["guess"] = given.flatten(-2).index_copy(-1, self._missing, sample["guess"]).view_as(given)
+        return sample
 
 
 class Batch:

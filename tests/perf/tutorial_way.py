@@ -7,7 +7,9 @@ masked targets are set to zero before the loss, and the likelihood does not chec
 """
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -17,7 +19,7 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.datasets import MNIST
-from torchvision.transforms import functional
+from torchvision.transforms import Compose, functional
 
 from cvae.baseline import BaselineNet
 from cvae.model import Decoder
@@ -25,25 +27,44 @@ from cvae.model import Decoder
 BATCH_SIZE = 128
 TABLE_BATCH_SIZE = 32
 
+Sample = dict[str, Any]
+
 
 class PILQuadrants(Dataset):
-    """MNIST with each image decoded, converted and masked when it is asked for."""
+    """MNIST with each image decoded and transformed when it is asked for."""
 
-    def __init__(self, root: str, train: bool, known: Tensor) -> None:
+    def __init__(self, root: str, train: bool, transform: Callable[[Sample], Sample]) -> None:
         self.mnist = MNIST(root, train=train)
-        self.known = known
+        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.mnist)
 
-    def __getitem__(self, item: int) -> dict[str, Tensor]:
+    def __getitem__(self, item: int) -> Sample:
         image, digit = self.mnist[item]
-        original = functional.to_tensor(image)
-        output = original.squeeze().detach().clone()
-        output[self.known] = -1
-        given = original.squeeze().clone()
+        return self.transform({"original": image, "digit": digit})
+
+
+class ImageToTensor:
+    """Convert one image and its digit."""
+
+    def __call__(self, sample: Sample) -> Sample:
+        sample["original"] = functional.to_tensor(sample["original"])
+        sample["digit"] = torch.as_tensor(np.asarray(sample["digit"]), dtype=torch.int64)
+        return sample
+
+
+class MaskBySlices:
+    """Cut the bottom left quadrant out of the output, and all but it out of the input."""
+
+    def __call__(self, sample: Sample) -> Sample:
+        image = sample["original"].squeeze()
+        height, width = image.shape
+        output = image.detach().clone()
+        output[height // 2 :, : width // 2] = -1
+        given = image.clone()
         given[output != -1] = -1
-        return {"original": original, "digit": torch.tensor(digit), "input": given, "output": output}
+        return {**sample, "input": given, "output": output}
 
 
 class Encoder(nn.Module):
@@ -106,11 +127,10 @@ class TutorialWay:
     """
 
     def __init__(self, root: str, images: int = 60_000) -> None:
-        known = torch.zeros(28, 28, dtype=torch.bool)
-        known[14:, :14] = True
+        transform = Compose([ImageToTensor(), MaskBySlices()])
         self.data = {
-            "train": Subset(PILQuadrants(root, True, known), range(images)),
-            "val": Subset(PILQuadrants(root, False, known), range(images // 6)),
+            "train": Subset(PILQuadrants(root, True, transform), range(images)),
+            "val": Subset(PILQuadrants(root, False, transform), range(images // 6)),
         }
         self.loaders = {
             split: DataLoader(data, batch_size=BATCH_SIZE, shuffle=split == "train")
