@@ -23,16 +23,22 @@ def test_comparison_runs(mnist_dir, monkeypatch, capsys):
     assert out.count("times faster") == 3 and out.count("products alone") == 4
 
 
-def test_tutorials_time_to_quality_ends_with_the_quality(mnist_dir, monkeypatch, capsys):
+def test_count_of_the_tutorials_epochs_ends_with_the_quality(mnist_dir, monkeypatch, capsys):
     monkeypatch.setattr(time_to_quality, "MAX_EPOCHS", 2)
     monkeypatch.setattr(time_to_quality, "QUALITY", -1)
     with pytest.raises(SystemExit, match="did not come to -1 in 2 epochs"):
-        time_to_quality.tutorial(str(mnist_dir), 60)
+        time_to_quality.count_epochs(str(mnist_dir), 60)
     out = capsys.readouterr().out
     assert "baseline, epoch 2: " in out and "CVAE, epoch 2: " in out
     monkeypatch.setattr(time_to_quality, "QUALITY", 1e6)
-    assert time_to_quality.tutorial(str(mnist_dir), 60) > 0
-    assert "CVAE, epoch 2: " not in capsys.readouterr().out
+    assert time_to_quality.count_epochs(str(mnist_dir), 60) == (2, 1)
+
+
+def test_tutorials_time_to_quality_is_that_of_its_epochs(mnist_dir, monkeypatch):
+    monkeypatch.setattr(time_to_quality, "timed", lambda epoch: 2.0 if "baseline" in epoch.__name__ else 5.0)
+    monkeypatch.setattr(time_to_quality, "BASELINE_EPOCHS", 10)
+    monkeypatch.setattr(time_to_quality, "CVAE_EPOCHS", 100)
+    assert time_to_quality.tutorial(str(mnist_dir), 60) == 520
 
 
 def test_exponent_of_growth():

@@ -124,14 +124,17 @@ class TutorialWay:
     Args:
         root: folder that holds ``MNIST/raw``.
         images: how many to train on; a sixth as many validate.
+        keep_samples: transform each image once and no more, where time does not matter but the losses do.
     """
 
-    def __init__(self, root: str, images: int = 60_000) -> None:
+    def __init__(self, root: str, images: int = 60_000, keep_samples: bool = False) -> None:
         transform = Compose([ImageToTensor(), MaskBySlices()])
-        self.data = {
+        self.data: dict[str, Any] = {
             "train": Subset(PILQuadrants(root, True, transform), range(images)),
             "val": Subset(PILQuadrants(root, False, transform), range(images // 6)),
         }
+        if keep_samples:
+            self.data = {split: list(data) for split, data in self.data.items()}
         self.loaders = {
             split: DataLoader(data, batch_size=BATCH_SIZE, shuffle=split == "train")
             for split, data in self.data.items()
