@@ -10,11 +10,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, functional
 
+from cvae.options import UsageError
 from cvae.sources import DATASETS, load_digits, resolve_dataset
 
 __all__ = ["CVAEMNIST", "MaskImages", "ToTensor", "get_data", "make_loader"]
 
 Sample = dict[str, Any]
+
+BLACK_AND_WHITE = 128  # the first of 256 greys at or above 0.5
 
 
 class CVAEMNIST(Dataset):
@@ -29,7 +32,9 @@ class CVAEMNIST(Dataset):
         transform: called with a sample of any leading batch shape.
         download: fetch the files if they are missing.
         dataset: ``"mnist"`` or ``"mnist-5k"``; the latter needs no files.
-        subset: keep the first so many images, or all of them if None.
+        rows: which of its images to keep.
+        subset: keep the first so many of these, or all of them if None.
+        binarize: turn each pixel black or white, with the threshold at 0.5.
         device: where images and digits live, and so where batches are made.
 
     Attributes:
@@ -50,18 +55,22 @@ class CVAEMNIST(Dataset):
         download: bool = False,
         *,
         dataset: str = "mnist",
+        rows: slice = slice(None),
         subset: int | None = None,
+        binarize: bool = False,
         device: str | torch.device = "cpu",
     ) -> None:
         images, digits = load_digits(dataset, root, train, download)
-        self.images = images[:subset].to(device)
-        self.digits = digits[:subset].to(device)
+        kept = range(len(images))[rows][:subset]
+        self.images = images[kept.start : kept.stop].to(device)
+        self.digits = digits[kept.start : kept.stop].to(device)
+        self.name = _part_name(DATASETS[dataset]["train" if train else "val"], kept, len(images))
+        if binarize:
+            self.images = (self.images >= BLACK_AND_WHITE) * torch.tensor(255, dtype=torch.uint8)
+            self.name += ", binarized"
         self.transform = transform
         self.guess: Tensor | None = None
         self._missing: Tensor  # their places, once there is a guess
-        self.name = DATASETS[dataset]["train" if train else "val"]
-        if subset is not None and subset < len(images):
-            self.name = f"first {subset:,} of the {self.name}"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -104,6 +113,15 @@ class CVAEMNIST(Dataset):
             given = sample["input"]
             sample["guess"] = given.flatten(-2).index_copy(-1, self._missing, sample["guess"]).view_as(given)
         return sample
+
+
+def _part_name(whole: str, kept: range, images: int) -> str:
+    """Name a stretch of a split's images, counted from 1."""
+    if len(kept) == images:
+        return whole
+    if kept.start == 0:
+        return f"first {kept.stop:,} of the {whole}"
+    return f"images {kept.start + 1:,} to {kept.stop:,} of the {whole}"
 
 
 class Batch:
@@ -218,6 +236,8 @@ def get_data(
     dataset: str = "auto",
     data_dir: str | Path = "data",
     subset: int | None = None,
+    holdout: int = 0,
+    binarize: bool = False,
     device: str | torch.device = "cpu",
 ) -> tuple[dict[str, CVAEMNIST], dict[str, DataLoader], dict[str, int]]:
     """Prepare data sets and loaders for one number of known quadrants.
@@ -227,30 +247,41 @@ def get_data(
         batch_size: images a batch.
         dataset: ``"mnist"``, ``"mnist-5k"``, or ``"auto"`` for the first of them that is at hand.
         data_dir: folder of the MNIST files, which are downloaded if they are missing.
-        subset: keep the first so many images of each split.
+        subset: keep the first so many images of each part.
+        holdout: keep the last so many training images apart, to validate.
+        binarize: turn each pixel black or white, with the threshold at 0.5.
         device: where the images live.
 
     Returns:
-        Three dicts with the keys ``"train"`` and ``"val"``: data sets, loaders, numbers of images.
+        Three dicts with the keys ``"train"`` and ``"val"``: data sets, loaders, numbers of images.  As in
+        the tutorial, the test images validate; with a holdout they have the key ``"test"``.
 
     Raises:
         DataError: the data set can't be had.
+        UsageError: the holdout leaves nothing to train on.
         ValueError: ``num_quadrant_inputs`` is not 1, 2 or 3, or no data set has that name.
     """
     transform = Compose([ToTensor(), MaskImages(num_quadrant_inputs)])
     dataset = resolve_dataset(dataset, data_dir)
+    parts = {"train": (True, slice(None, -holdout or None)), "val": (False, slice(None))}
+    if holdout:
+        parts |= {"val": (True, slice(-holdout, None)), "test": parts["val"]}
     datasets = {
         mode: CVAEMNIST(
             data_dir,
-            train=mode == "train",
+            train=train,
             transform=transform,
             download=True,
             dataset=dataset,
+            rows=rows,
             subset=subset,
+            binarize=binarize,
             device=device,
         )
-        for mode in ("train", "val")
+        for mode, (train, rows) in parts.items()
     }
+    if not len(datasets["train"]):
+        raise UsageError(f"--holdout {holdout} leaves no image to train on: it must be less than all of them")
     dataloaders = {
         mode: make_loader(datasets[mode], batch_size, shuffle=mode == "train") for mode in datasets
     }

@@ -1,4 +1,4 @@
-"""Estimates of the conditional log-likelihood from one set of log weights, and samples to look at."""
+"""Estimates of the conditional log-likelihood (CLL) from log weights, how far to trust them, and samples."""
 
 import math
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import torch
 from pyro.infer import Predictive
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor
+from torch.distributions import Normal, kl_divergence
 
 from cvae.baseline import BaselineNet, MaskedBCELoss
 from cvae.data import CVAEMNIST, make_loader
@@ -17,31 +18,34 @@ from cvae.model import CVAE
 
 __all__ = [
     "Estimate",
+    "Evaluation",
     "baseline_nll",
     "draw_samples",
+    "effective_sample_size",
     "estimate_cll",
     "evaluate",
     "importance_sampling",
+    "kl_per_latent",
     "log_weights",
     "monte_carlo",
 ]
 
 ROWS_AT_ONCE = 2048  # particles x images decoded together: few MB, which caches hold
+ACTIVE = 0.01  # nats of KL, on average, from which on a latent variable counts as used
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over images, or a difference of two, in nats per image.
+    """A mean over images, in nats.
 
     Attributes:
-        nll: negative conditional log-likelihood, lower is better (for the performance gap: baseline minus
-            CVAE, higher is better).
+        mean: of negative CLLs, lower is better, or of what the row says, such as a difference of two.
         standard_error: of that mean, over images; None for a single image.
         num_images: images of the split.
-        num_particles: latent samples an image; 0 for the baseline, which has none.
+        num_particles: latent samples an image; 0 where there are none.
     """
 
-    nll: float
+    mean: float
     standard_error: float | None
     num_images: int
     num_particles: int
@@ -52,6 +56,20 @@ class Estimate:
         n = len(per_image)
         standard_error = per_image.std().item() / math.sqrt(n) if n > 1 else None
         return cls(per_image.sum().item() / n, standard_error, n, num_particles)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is known about a model from the images of one split.
+
+    Attributes:
+        rows: the table's rows, in order.
+        diagnostics: further rows, which tell how far to trust those and how the model uses its latent
+            variables: estimates in nats, or plain numbers.
+    """
+
+    rows: dict[str, Estimate]
+    diagnostics: dict[str, Estimate | float]
 
 
 def log_weights(
@@ -106,6 +124,36 @@ def importance_sampling(weights: Tensor) -> Tensor:
     return math.log(len(weights)) - weights.logsumexp(0)
 
 
+def effective_sample_size(weights: Tensor) -> Tensor:
+    r"""How many equal weights would be worth as much as these, between 1 and the number of particles.
+
+    .. math:: \Bigl(\sum_s w_s\Bigr)^2 \Big/ \sum_s w_s^2
+
+    Kong (1992).  Few mean that importance sampling rests on few particles and is too high.
+
+    Args:
+        weights: logs, shape (particles, batch).
+
+    Returns:
+        Shape (batch,).
+    """
+    return 1 / weights.softmax(0).square().sum(0)
+
+
+@torch.no_grad()
+def kl_per_latent(cvae: CVAE, dataset: CVAEMNIST) -> Tensor:
+    """Compute KL(q(z|x,y) || p(z|x)) of every image and latent: shape (N, z_dim), float64 on the CPU, in nats."""
+    batches = []
+    for batch in make_loader(dataset, ROWS_AT_ONCE):
+        xs = batch["input"]
+        y_hat = batch["guess"] if "guess" in batch else cvae.guess(xs)
+        posterior, prior = Normal(*cvae.recognition_net(xs, batch["output"])), Normal(
+            *cvae.prior_net(xs, y_hat)
+        )
+        batches.append(kl_divergence(posterior, prior).cpu())
+    return torch.cat(batches).double()
+
+
 def estimate_cll(
     cvae: CVAE,
     dataset: CVAEMNIST,
@@ -121,10 +169,11 @@ def estimate_cll(
         dataset: samples with ``input``, ``output`` and perhaps ``guess``.
         num_particles: samples an image.
         proposal: where they come from, as in :func:`log_weights`.
-        reduction: :func:`monte_carlo` or :func:`importance_sampling`.
+        reduction: :func:`monte_carlo` or :func:`importance_sampling`, or what else makes values of shape
+            (..., batch) from log weights of shape (particles, batch).
 
     Returns:
-        Shape (N,), float64 on the CPU, in nats.
+        Shape (..., N), float64 on the CPU; of those two (N,), in nats.
     """
     per_image: list[Tensor] = []
     for batch in make_loader(dataset, max(1, ROWS_AT_ONCE // num_particles)):
@@ -136,7 +185,7 @@ def estimate_cll(
             for start in range(0, num_particles, ROWS_AT_ONCE)
         ]
         per_image.append(reduction(torch.cat(chunks)).cpu())
-    return torch.cat(per_image).double()
+    return torch.cat(per_image, dim=-1).double()
 
 
 @torch.no_grad()
@@ -149,7 +198,7 @@ def baseline_nll(net: BaselineNet, dataset: CVAEMNIST) -> Tensor:
 
 def evaluate(
     cvae: CVAE, dataset: CVAEMNIST, *, num_particles: int = 10, num_importance_samples: int = 100
-) -> dict[str, Estimate]:
+) -> Evaluation:
     """Fill one column of the table.
 
     Args:
@@ -159,20 +208,39 @@ def evaluate(
         num_importance_samples: for prior sampling and importance sampling.
 
     Returns:
-        The table's rows, in order.  ``Performance gap`` is baseline minus Monte Carlo, with the standard
-        error of the differences image by image.
+        In its rows, ``Performance gap`` is baseline minus Monte Carlo, with the standard error of the
+        differences image by image; ``KL`` and ``Reconstruction`` add up to Monte Carlo.  A latent is active
+        if its KL is over 0.01 nats on average; the worst percentile is the one that 1 % of images lie below.
     """
     baseline = baseline_nll(cvae.baseline_net, dataset)
     elbo = estimate_cll(cvae, dataset, num_particles=num_particles, reduction=monte_carlo)
     prior = estimate_cll(cvae, dataset, num_particles=num_importance_samples, proposal="prior")
-    importance = estimate_cll(cvae, dataset, num_particles=num_importance_samples)
-    return {
-        "NN (baseline)": Estimate.over(baseline, 0),
-        "CVAE (Monte Carlo)": Estimate.over(elbo, num_particles),
-        "CVAE (prior sampling)": Estimate.over(prior, num_importance_samples),
-        "CVAE (importance sampling)": Estimate.over(importance, num_importance_samples),
-        "Performance gap": Estimate.over(baseline - elbo, num_particles),
-    }
+    importance, sample_sizes = estimate_cll(
+        cvae,
+        dataset,
+        num_particles=num_importance_samples,
+        reduction=lambda weights: torch.stack([importance_sampling(weights), effective_sample_size(weights)]),
+    )
+    latents = kl_per_latent(cvae, dataset)
+    kl = latents.sum(-1)
+    missing = (dataset[0]["output"] != cvae.masked_with).sum().item()
+    return Evaluation(
+        rows={
+            "NN (baseline)": Estimate.over(baseline, 0),
+            "CVAE (Monte Carlo)": Estimate.over(elbo, num_particles),
+            "CVAE (prior sampling)": Estimate.over(prior, num_importance_samples),
+            "CVAE (importance sampling)": Estimate.over(importance, num_importance_samples),
+            "Performance gap": Estimate.over(baseline - elbo, num_particles),
+        },
+        diagnostics={
+            "KL": Estimate.over(kl, 0),
+            "Reconstruction": Estimate.over(elbo - kl, num_particles),
+            "Performance gap per pixel": Estimate.over((baseline - elbo) / missing, num_particles),
+            "Effective sample size, median": sample_sizes.median().item(),
+            "Effective sample size, worst percentile": sample_sizes.quantile(0.01).item(),
+            "Active latents": (latents.mean(0) > ACTIVE).sum().item(),
+        },
+    )
 
 
 @torch.no_grad()

@@ -12,8 +12,10 @@ from torch.distributions import constraints
 from cvae import HIDDEN_1, HIDDEN_2, Z_DIM
 from cvae.baseline import PIXELS, BaselineNet, missing_pixels
 
-__all__ = ["CVAE", "Decoder", "Encoder", "GreyBernoulli"]
+__all__ = ["ACTIVATIONS", "CVAE", "GENERATION_INPUTS", "Decoder", "Encoder", "GreyBernoulli"]
 
+ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU}
+GENERATION_INPUTS = ("z", "xz")
 MAX_LOG_SCALE = 20.0  # keeps scales, their squares and their inverses finite in single precision
 
 
@@ -28,17 +30,23 @@ class Encoder(nn.Module):
         hidden_1: units of the first hidden layer.
         hidden_2: units of the second hidden layer.
         masked_with: value that marks missing pixels in ``x``, outside [0, 1].
+        activation: of the hidden layers, a key of ``ACTIVATIONS``.
     """
 
     def __init__(
-        self, z_dim: int = Z_DIM, hidden_1: int = HIDDEN_1, hidden_2: int = HIDDEN_2, masked_with: float = -1
+        self,
+        z_dim: int = Z_DIM,
+        hidden_1: int = HIDDEN_1,
+        hidden_2: int = HIDDEN_2,
+        masked_with: float = -1,
+        activation: str = "relu",
     ) -> None:
         super().__init__()
         self.fc1 = nn.Linear(PIXELS, hidden_1)
         self.fc2 = nn.Linear(hidden_1, hidden_2)
         self.fc31 = nn.Linear(hidden_2, z_dim)
         self.fc32 = nn.Linear(hidden_2, z_dim)
-        self.relu = nn.ReLU()
+        self.activation = ACTIVATIONS[activation]()
         self.masked_with = masked_with
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,40 +57,59 @@ class Encoder(nn.Module):
             y: values for the missing pixels, in a whole image of the same size.
         """
         xc = torch.where(x == self.masked_with, y.view(x.shape), x)
-        hidden = self.relu(self.fc1(xc.reshape(-1, PIXELS)))
-        hidden = self.relu(self.fc2(hidden))
+        hidden = self.activation(self.fc1(xc.reshape(-1, PIXELS)))
+        hidden = self.activation(self.fc2(hidden))
         z_loc = self.fc31(hidden)
         z_scale = torch.exp(self.fc32(hidden).clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE))
         return z_loc, z_scale
 
 
 class Decoder(nn.Module):
-    """Pixel probabilities given the latent variables: the generation network p(y|z).
+    """Pixel probabilities given the latent variables: the generation network p(y|z), or p(y|x,z).
 
     Args:
         z_dim: number of latent variables.
         hidden_1: units of the first hidden layer.
         hidden_2: units of the second hidden layer.
+        activation: of the hidden layers, a key of ``ACTIVATIONS``.
+        generation_input: ``"z"`` as in the tutorial, or ``"xz"`` as in the paper, for which a layer ``fc0``
+            of the input image adds to the first one.
     """
 
-    def __init__(self, z_dim: int = Z_DIM, hidden_1: int = HIDDEN_1, hidden_2: int = HIDDEN_2) -> None:
+    def __init__(
+        self,
+        z_dim: int = Z_DIM,
+        hidden_1: int = HIDDEN_1,
+        hidden_2: int = HIDDEN_2,
+        activation: str = "relu",
+        generation_input: str = "z",
+    ) -> None:
         super().__init__()
+        self.fc0 = nn.Linear(PIXELS, hidden_1, bias=False) if generation_input == "xz" else None
         self.fc1 = nn.Linear(z_dim, hidden_1)
         self.fc2 = nn.Linear(hidden_1, hidden_2)
         self.fc3 = nn.Linear(hidden_2, PIXELS)
-        self.relu = nn.ReLU()
+        self.activation = ACTIVATIONS[activation]()
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Return pixel probabilities in [0, 1], shape (*batch, 784), for z of shape (*batch, z_dim)."""
-        return torch.sigmoid(self.logits(z))
+    def forward(self, z: Tensor, x: Tensor | None = None) -> Tensor:
+        """Return pixel probabilities in [0, 1], shape (*particles, batch, 784).
 
-    def logits(self, z: Tensor, pixels: Tensor | None = None) -> Tensor:
-        """Return the log odds of all pixels, shape (*batch, 784), or of the given ones only."""
-        y = self.relu(self.fc1(z))
-        y = self.relu(self.fc2(y))
+        Args:
+            z: shape (*particles, batch, z_dim).
+            x: input images with 0 in the missing pixels, shape (batch, 784), for a net that sees them.
+        """
+        return torch.sigmoid(self.logits(z, x))
+
+    def logits(self, z: Tensor, x: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
+        """Return the log odds of all pixels, shape (*particles, batch, 784), or of the given ones only."""
+        hidden = self.fc1(z)
+        if self.fc0 is not None:
+            hidden = hidden + self.fc0(x)
+        hidden = self.activation(self.fc2(self.activation(hidden)))
         if pixels is None:
-            return self.fc3(y)
-        return F.linear(y, self.fc3.weight.index_select(0, pixels), self.fc3.bias.index_select(0, pixels))
+            return self.fc3(hidden)
+        weight, bias = self.fc3.weight.index_select(0, pixels), self.fc3.bias.index_select(0, pixels)
+        return F.linear(hidden, weight, bias)
 
 
 class GreyBernoulli(dist.Bernoulli):
@@ -105,10 +132,10 @@ class GreyBernoulli(dist.Bernoulli):
 class CVAE(nn.Module):
     r"""Conditional variational auto-encoder on top of a trained baseline.
 
-    .. math:: p(y|x) = \int p(y|z) \, p(z|x, \hat y(x)) \, dz
+    .. math:: p(y|x) = \int p(y|x, z) \, p(z|x, \hat y(x)) \, dz
 
-    Sohn, Lee, Yan (2015), section 4, where :math:`\hat y` is the baseline's guess; as in the tutorial, the
-    generation network sees x through z alone.  The baseline is never trained here.
+    Sohn, Lee, Yan (2015), section 4, where :math:`\hat y` is the baseline's guess.  By default, as in the
+    tutorial, the generation network sees x through z alone.  The baseline is never trained here.
 
     Args:
         z_dim: number of latent variables.
@@ -117,6 +144,8 @@ class CVAE(nn.Module):
         pre_trained_baseline_net: the trained baseline; without one, a new net that waits for
             ``load_state_dict``.
         masked_with: value that marks missing pixels, outside [0, 1].
+        activation: of the hidden layers, a key of ``ACTIVATIONS``; the baseline's own stay ReLU.
+        generation_input: what the generation network sees, one of ``GENERATION_INPUTS``.
 
     Raises:
         ValueError: ``masked_with`` lies in [0, 1], where it could not be told from a pixel.
@@ -129,6 +158,8 @@ class CVAE(nn.Module):
         hidden_2: int = HIDDEN_2,
         pre_trained_baseline_net: BaselineNet | None = None,
         masked_with: float = -1,
+        activation: str = "relu",
+        generation_input: str = "z",
     ) -> None:
         super().__init__()
         if 0 <= masked_with <= 1:
@@ -136,9 +167,9 @@ class CVAE(nn.Module):
         if pre_trained_baseline_net is None:
             pre_trained_baseline_net = BaselineNet(hidden_1, hidden_2)
         self.baseline_net = pre_trained_baseline_net
-        self.prior_net = Encoder(z_dim, hidden_1, hidden_2, masked_with)
-        self.generation_net = Decoder(z_dim, hidden_1, hidden_2)
-        self.recognition_net = Encoder(z_dim, hidden_1, hidden_2, masked_with)
+        self.prior_net = Encoder(z_dim, hidden_1, hidden_2, masked_with, activation)
+        self.generation_net = Decoder(z_dim, hidden_1, hidden_2, activation, generation_input)
+        self.recognition_net = Encoder(z_dim, hidden_1, hidden_2, masked_with, activation)
         self.masked_with = masked_with
 
     @torch.no_grad()
@@ -168,21 +199,26 @@ class CVAE(nn.Module):
         with pyro.plate("data", xs.shape[0], dim=-1):
             prior = self.prior_net(xs, self.guess(xs) if y_hat is None else y_hat)
             zs = pyro.sample("z", dist.Normal(*prior).to_event(1))
+            known = self._known(xs) if self.generation_net.fc0 is not None else None
             if ys is None:
-                loc = self.generation_net(zs)
+                loc = self.generation_net(zs, known)
                 # Probabilities show grey pixels better than samples of 0 or 1 would.
                 pyro.deterministic("y", loc.detach(), event_dim=1)
                 return loc
             missing = missing_pixels(xs, self.masked_with)
             if is_validation_enabled():
                 self._check_masks_agree(xs)
-            logits = self.generation_net.logits(zs, missing)
+            logits = self.generation_net.logits(zs, known, missing)
             pyro.sample(
                 "y",
                 GreyBernoulli(logits=logits).to_event(1),
                 obs=ys.reshape(-1, PIXELS).index_select(-1, missing),
             )
             return None
+
+    def _known(self, xs: Tensor) -> Tensor:
+        """Known pixels, and 0 for the missing ones, shape (batch, 784)."""
+        return xs.masked_fill(xs == self.masked_with, 0).reshape(-1, PIXELS)
 
     def _check_masks_agree(self, xs: Tensor) -> None:
         lacking = xs.reshape(-1, PIXELS) == self.masked_with

@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cvae.recipes import RECIPES
+
 __all__ = ["UsageError", "make_parser", "parse_args"]
 
 
@@ -12,11 +14,12 @@ class UsageError(ValueError):
     """The command line asks for what turns out not to be there."""
 
 
-def make_parser(description: str | None = None) -> argparse.ArgumentParser:
+def make_parser(description: str | None = None, recipe: str = "tutorial") -> argparse.ArgumentParser:
     """Define the flags; those of Pyro's example keep their names, short forms and, but for the epochs, defaults.
 
     Args:
         description: stands at the top of the help.
+        recipe: whose defaults to take, a key of ``RECIPES``.
     """
     parser = argparse.ArgumentParser(prog="main.py", description=description, formatter_class=_HelpFormatter)
     add = parser.add_argument_group("what to predict, from which digits").add_argument
@@ -38,19 +41,56 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     )
     add("--data-dir", metavar="DIR", type=Path, default=Path("data"), help="folder of the MNIST files")
     add("--subset", metavar="N", type=_whole(1), help="only the first N images of each split")
+    add(
+        "--holdout",
+        metavar="N",
+        type=_whole(0),
+        default=0,
+        help="keep the last N training images to decide when to stop, and the test images for the table alone; "
+        "0 lets the test images decide, as the tutorial does",
+    )
+    add("--binarize", action="store_true", help="turn each pixel black or white, with the threshold at 0.5")
 
     add = parser.add_argument_group("training").add_argument
-    add("-n", "--num-epochs", metavar="N", type=_whole(1), default=50, help="epochs at most, for each net")
+    add(
+        "--recipe",
+        choices=tuple(RECIPES),
+        default=recipe,
+        help="defaults for the flags from here to --generation-input, and for --num-importance-samples: the "
+        "tutorial's, or the best that are known",
+    )
+    add("-n", "--num-epochs", metavar="N", type=_whole(1), help="epochs at most, for each net")
+    add("--baseline-epochs", metavar="N", type=_whole(1), help="those of the baseline, if they are others")
     add(
         "-esp",
         "--early-stop-patience",
         metavar="N",
         type=_whole(1),
-        default=3,
         help="epochs without a better validation loss before training stops",
     )
-    add("-lr", "--learning-rate", metavar="RATE", type=_positive, default=1e-3, help="step size of Adam")
-    add("--batch-size", metavar="N", type=_whole(1), default=128, help="images a training step")
+    add(
+        "-lr",
+        "--learning-rate",
+        metavar="RATE",
+        type=_number(above=0),
+        help="step size of Adam; its peak, if it varies",
+    )
+    add(
+        "--schedule",
+        choices=("constant", "one-cycle"),
+        help="step size as it is, or up and down again over all epochs",
+    )
+    add("--weight-decay", metavar="RATE", type=_number(least=0), help="of AdamW; 0 is plain Adam")
+    add(
+        "--beta2", metavar="RATE", type=_number(least=0, below=1), help="memory of Adam for squared gradients"
+    )
+    add("--batch-size", metavar="N", type=_whole(1), help="images a training step")
+    add("--activation", choices=("relu", "silu"), help="of the hidden layers of the CVAE")
+    add(
+        "--generation-input",
+        choices=("z", "xz"),
+        help="what the generation network sees: z, as in the tutorial, or x and z, as in the paper",
+    )
     add(
         "--elbo",
         choices=("mean-field", "trace"),
@@ -71,9 +111,9 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         "--num-importance-samples",
         metavar="N",
         type=_whole(1),
-        default=100,
         help="latent samples an image for prior sampling and importance sampling",
     )
+    add("--diagnostics", action="store_true", help="show in the table how far to trust it")
     add("-vi", "--num-images", metavar="N", type=_whole(1), default=10, help="columns of the sample figure")
     add(
         "-vs", "--num-samples", metavar="N", type=_whole(1), default=10, help="CVAE rows of the sample figure"
@@ -87,7 +127,15 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         default=Path("results"),
         help="folder for all that is written",
     )
-    add("--seed", metavar="N", type=_whole(0, 2**32 - 1), default=0, help="of every random number")
+    add(
+        "--seeds",
+        "--seed",
+        metavar="N",
+        type=_whole(0, 2**32 - 1),
+        nargs="+",
+        default=[0],
+        help="of every random number; several make a run each, in a folder each, and a table of means",
+    )
     add(
         "--device",
         choices=("auto", "cpu", "cuda", "mps"),
@@ -95,6 +143,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         help="auto takes CUDA if it is there",
     )
     add("--cuda", action="store_true", help="short for --device cuda")
+    parser.set_defaults(**RECIPES[recipe])
     return parser
 
 
@@ -105,13 +154,16 @@ def parse_args(argv: Sequence[str] | None = None, description: str | None = None
         argv: the words after the program's name, by default this process's own.
         description: stands at the top of the help.
     """
-    parser = make_parser(description)
+    first = argparse.ArgumentParser(prog="main.py", add_help=False)
+    first.add_argument("--recipe", choices=tuple(RECIPES), default="tutorial")
+    parser = make_parser(description, first.parse_known_args(argv)[0].recipe)
     args = parser.parse_args(argv)
     if args.cuda and args.device not in ("auto", "cuda"):
         parser.error(f"--cuda contradicts --device {args.device}")
     if args.cuda:
         args.device = "cuda"
     args.num_quadrant_inputs = list(dict.fromkeys(args.num_quadrant_inputs))
+    args.seeds = list(dict.fromkeys(args.seeds))
     return args
 
 
@@ -135,12 +187,20 @@ def _whole(least: int, most: int | float = math.inf) -> Callable[[str], int]:
     return convert
 
 
-def _positive(text: str) -> float:
-    """Convert to a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is out of range: must be above 0 and finite")
-    return value
+def _number(
+    above: float = -math.inf, least: float = -math.inf, below: float = math.inf
+) -> Callable[[str], float]:
+    """Make a converter to numbers over ``above``, not under ``least`` and under ``below``."""
+    bounds = {"above": above, "at least": least, "below": below}
+    wanted = " and ".join([f"{word} {bound}" for word, bound in bounds.items() if math.isfinite(bound)])
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not (above < value < below and value >= least):
+            raise argparse.ArgumentTypeError(f"{text} is out of range: must be {wanted} and finite")
+        return value
+
+    return convert

@@ -2,9 +2,10 @@
 
 import contextlib
 import json
+import math
 import os
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import torch
 import torch.nn as nn
 from matplotlib.figure import Figure
 
-from cvae.evaluate import Estimate
+from cvae.evaluate import Estimate, Evaluation
 
-__all__ = ["Results", "markdown", "save_setting", "save_tables", "setting_name", "table"]
+__all__ = ["Results", "Table", "as_plain", "save_setting", "save_tables", "setting_name"]
 
-Results = dict[int, dict[str, Estimate]]  # number of known quadrants: row: estimate
+Results = dict[int, dict[str, Evaluation]]  # number of known quadrants: key of the split: evaluation
+
+SPLITS = {"val": "validation", "test": "test"}
 
 
 def save_setting(
@@ -42,57 +45,87 @@ def save_setting(
         figure.savefig(path, format="png", dpi=150, bbox_inches="tight")
 
 
-def save_tables(output_dir: Path, results: Results, metrics: dict[str, Any]) -> None:
+def save_tables(output_dir: Path, table: "Table", metrics: dict[str, Any]) -> None:
     """Write ``results.csv``, ``results.md`` and ``metrics.json``.
 
     Args:
         output_dir: an existing folder.
-        results: the estimates so far, by number of known quadrants.
-        metrics: what else ``metrics.json`` is to hold; its ``split`` names the tables.
+        table: of the settings so far.
+        metrics: what ``metrics.json`` is to hold.
 
     Raises:
         OSError: a file can't be written; the one of that name that was there stays whole.
     """
-    caption = _caption(results, metrics["split"])
     with _replacing(output_dir / "results.csv") as path:
-        table(results).to_csv(path, index_label=caption)
+        table.values.to_csv(path, index_label=table.caption)
     with _replacing(output_dir / "results.md") as path:
-        path.write_text(markdown(results, metrics["split"]), encoding="utf-8")
-    estimates = {f"q{n}": {row: asdict(value) for row, value in rows.items()} for n, rows in results.items()}
+        path.write_text(table.markdown(), encoding="utf-8")
     with _replacing(output_dir / "metrics.json") as path:
-        path.write_text(json.dumps({**metrics, "results": estimates}, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
 
-def table(results: Results) -> pd.DataFrame:
-    """Lay out negative CLLs, in nats per image, as the tutorial does: a column for each setting."""
-    return pd.DataFrame(
-        {setting_name(n): {row: value.nll for row, value in rows.items()} for n, rows in results.items()}
-    )
+@dataclass(frozen=True)
+class Table:
+    """Figures as the tutorial lays them out, a column for each setting and a row for each way to estimate.
 
-
-def markdown(results: Results, split: str) -> str:
-    """Lay out the same table in Markdown, with standard errors.
-
-    Args:
-        results: the estimates, by number of known quadrants.
-        split: the images that they come from.
+    Attributes:
+        values: in nats per image, where the row does not say otherwise.
+        errors: of these, in the same shape; NaN where there is none.
+        caption: what they are and where they come from.
     """
-    columns = [setting_name(n) for n in results]
-    lines = [
-        f"{_caption(results, split)}; ± standard error over images. Performance gap: baseline minus Monte Carlo.",
-        "",
-        f"| | {' | '.join(columns)} |",
-        f"|---|{'---|' * len(columns)}",
-    ]
-    for row in next(iter(results.values())):
-        cells = [_cell(rows[row]) for rows in results.values()]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+
+    values: pd.DataFrame
+    errors: pd.DataFrame
+    caption: str
+
+    @classmethod
+    def of_run(cls, results: Results, metrics: dict[str, Any], diagnostics: bool = False) -> "Table":
+        """Lay out one run, with standard errors over images.
+
+        Args:
+            results: what came out, for each setting the same splits.
+            metrics: where it comes from: ``splits``, ``recipe``, ``seed`` and ``arguments``.
+            diagnostics: append their rows.
+        """
+        columns: dict[str, dict[str, Estimate | float]] = {}
+        for n, evaluations in results.items():
+            for split, evaluation in evaluations.items():
+                name = setting_name(n) + (f", {SPLITS[split]}" if len(evaluations) > 1 else "")
+                columns[name] = {**evaluation.rows, **(evaluation.diagnostics if diagnostics else {})}
+        values = pd.DataFrame({name: {row: _value(x) for row, x in c.items()} for name, c in columns.items()})
+        errors = pd.DataFrame({name: {row: _error(x) for row, x in c.items()} for name, c in columns.items()})
+        return cls(
+            values, errors, f"{_caption(metrics)}, seed {metrics['seed']}; ± standard error over images"
+        )
+
+    @classmethod
+    def of_seeds(cls, tables: Sequence["Table"], metrics: dict[str, Any]) -> "Table":
+        """Lay out the means of several runs, with standard deviations over their seeds."""
+        by_row = pd.concat([table.values for table in tables]).groupby(level=0, sort=False)
+        seeds = ", ".join(map(str, metrics["seeds"]))
+        caption = f"{_caption(metrics)}; mean of seeds {seeds} ± standard deviation over them"
+        return cls(by_row.mean(), by_row.std(), caption)
+
+    def markdown(self) -> str:
+        """Lay it out in Markdown, with errors."""
+        lines = [
+            f"{self.caption}. Performance gap: baseline minus Monte Carlo.",
+            "",
+            f"| | {' | '.join(self.values.columns)} |",
+            f"|---|{'---|' * len(self.values.columns)}",
+        ]
+        for row in self.values.index:
+            cells = map(_cell, self.values.loc[row], self.errors.loc[row])
+            lines.append(f"| {row} | {' | '.join(cells)} |")
+        return "\n".join(lines) + "\n"
 
 
-def _cell(estimate: Estimate) -> str:
-    error = "" if estimate.standard_error is None else f" ± {estimate.standard_error:.1f}"
-    return f"{estimate.nll:.1f}{error}"
+def as_plain(results: Results) -> dict[str, Any]:
+    """Turn results into what JSON holds: by setting and split, rows and diagnostics."""
+    return {
+        f"q{n}": {split: asdict(evaluation) for split, evaluation in evaluations.items()}
+        for n, evaluations in results.items()
+    }
 
 
 def setting_name(num_quadrant_inputs: int) -> str:
@@ -100,13 +133,32 @@ def setting_name(num_quadrant_inputs: int) -> str:
     return f"{num_quadrant_inputs} quadrant" + ("s" if num_quadrant_inputs > 1 else "")
 
 
-def _caption(results: Results, split: str) -> str:
-    rows = next(iter(results.values()))
+def _caption(metrics: dict[str, Any]) -> str:
+    splits = {key: f"{s['name']} ({s['images']:,} images)" for key, s in metrics["splits"].items()}
+    where = f"{splits['val']}, which also decided when to stop training"
+    if "test" in splits:
+        where = f"validation: {splits['val']}, which decided when to stop training; test: {splits['test']}"
+    arguments = metrics["arguments"]
     return (
-        f"negative CLL (nats per image; lower is better); {split} ({rows['NN (baseline)'].num_images:,} images); "
-        f"Monte Carlo {rows['CVAE (Monte Carlo)'].num_particles} and the others "
-        f"{rows['CVAE (importance sampling)'].num_particles} particles"
+        f"Negative CLL (nats per image; lower is better); {where}; Monte Carlo {arguments['num_particles']} and "
+        f"the others {arguments['num_importance_samples']} particles; {metrics['recipe']}"
     )
+
+
+def _value(entry: Estimate | float) -> float:
+    return entry.mean if isinstance(entry, Estimate) else entry
+
+
+def _error(entry: Estimate | float) -> float:
+    return entry.standard_error or math.nan if isinstance(entry, Estimate) else math.nan
+
+
+def _cell(value: float, error: float) -> str:
+    """Show as many decimals as the error has meaning, and at least one."""
+    if not error > 0:
+        return f"{value:.1f}"
+    decimals = max(1, math.ceil(-math.log10(error)))
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
 
 @contextlib.contextmanager

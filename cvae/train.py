@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,19 +15,68 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 from torch.distributions import kl_divergence
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from cvae.baseline import PIXELS, BaselineNet, NarrowBaseline, missing_pixels
 from cvae.model import CVAE
 
-__all__ = ["ELBOS", "EarlyStopping", "History", "TrainingError", "train_baseline", "train_cvae"]
+__all__ = [
+    "ELBOS",
+    "POLICIES",
+    "EarlyStopping",
+    "History",
+    "Schedule",
+    "TrainingError",
+    "train_baseline",
+    "train_cvae",
+]
 
+POLICIES = ("constant", "one-cycle")
 ELBOS = {"mean-field": TraceMeanField_ELBO, "trace": Trace_ELBO}
 
 
 class TrainingError(RuntimeError):
     """Training can't go on."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How weights are moved, and for how long.
+
+    Attributes:
+        learning_rate: of Adam; the peak, where it varies.
+        num_epochs: at most so many passes over the training images.
+        early_stop_patience: stop after so many epochs without a better validation loss.
+        policy: ``"constant"`` learning rate, or ``"one-cycle"``: up for three tenths of all steps and then
+            down to nearly nothing (Smith, Topin (2018), with PyTorch's defaults).
+        weight_decay: by which each step shrinks the weights, times the learning rate (Loshchilov, Hutter
+            (2019)).
+        beta2: of Adam: how slowly it forgets the squares of the gradients, in [0, 1).
+    """
+
+    learning_rate: float = 1e-3
+    num_epochs: int = 50
+    early_stop_patience: int = 3
+    policy: str = "constant"
+    weight_decay: float = 0.0
+    beta2: float = 0.999
+
+    def start(self, parameters: Iterable[nn.Parameter], steps_per_epoch: int) -> tuple[AdamW, LRScheduler]:
+        """Make the optimiser and what sets its learning rate before each step."""
+        optimizer = AdamW(
+            parameters,
+            lr=self.learning_rate,
+            betas=(0.9, self.beta2),
+            weight_decay=self.weight_decay,
+            fused=True,
+        )
+        if self.policy == "one-cycle":
+            steps = self.num_epochs * steps_per_epoch
+            return optimizer, OneCycleLR(optimizer, self.learning_rate, total_steps=steps)
+        return optimizer, ConstantLR(optimizer, factor=1)
 
 
 class EarlyStopping:
@@ -79,10 +128,8 @@ class History:
 def train_baseline(
     net: BaselineNet,
     dataloaders: dict[str, DataLoader],
+    schedule: Schedule = Schedule(),
     *,
-    learning_rate: float = 1e-3,
-    num_epochs: int = 50,
-    early_stop_patience: int = 3,
     label: str = "baseline",
 ) -> History:
     """Fit the baseline by maximum likelihood and leave it with its best weights.
@@ -90,16 +137,13 @@ def train_baseline(
     Args:
         net: trained in place.
         dataloaders: keyed ``"train"`` and ``"val"``, of samples with ``input`` and ``output``.
-        learning_rate: of Adam.
-        num_epochs: at most so many passes over the training images.
-        early_stop_patience: stop after so many epochs without a better validation loss.
+        schedule: how its weights are moved, and for how long.
         label: how progress lines begin.
 
     Raises:
         TrainingError: a loss is not finite.
     """
     narrow = NarrowBaseline(net, missing_pixels(dataloaders["train"].dataset[0]["input"]))
-    optimizer = torch.optim.Adam(narrow.parameters(), lr=learning_rate, fused=True)
 
     def loss(batch: dict[str, Tensor]) -> Tensor:
         target = batch["output"].reshape(-1, PIXELS).index_select(1, narrow.missing)
@@ -108,7 +152,7 @@ def train_baseline(
     def validate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"val": loss(batch)}
 
-    history = _fit(narrow, loss, optimizer, validate, dataloaders, num_epochs, early_stop_patience, label)
+    history = _fit(narrow, narrow.parameters(), loss, validate, dataloaders, schedule, label)
     narrow.write_to(net)
     return history
 
@@ -116,10 +160,8 @@ def train_baseline(
 def train_cvae(
     cvae: CVAE,
     dataloaders: dict[str, DataLoader],
+    schedule: Schedule = Schedule(),
     *,
-    learning_rate: float = 1e-3,
-    num_epochs: int = 50,
-    early_stop_patience: int = 3,
     elbo: str = "mean-field",
     label: str = "CVAE",
 ) -> History:
@@ -136,9 +178,7 @@ def train_cvae(
         cvae: trained in place.
         dataloaders: keyed ``"train"`` and ``"val"``, of samples with ``input``, ``output`` and, where it
             has been computed beforehand, ``guess``.
-        learning_rate: of Adam.
-        num_epochs: at most so many passes over the training images.
-        early_stop_patience: stop after so many epochs without a better validation loss.
+        schedule: how their weights are moved, and for how long.
         elbo: ``"mean-field"`` for the KL term in closed form, ``"trace"`` to sample it too.  Validation
             always has it in closed form.
         label: how progress lines begin.
@@ -149,7 +189,6 @@ def train_cvae(
 
     differentiable_loss = ELBOS[elbo]().differentiable_loss
     trained = nn.ModuleList([cvae.prior_net, cvae.recognition_net, cvae.generation_net])
-    optimizer = torch.optim.Adam(trained.parameters(), lr=learning_rate, fused=True)
 
     def loss(batch: dict[str, Tensor]) -> Tensor:
         return differentiable_loss(
@@ -163,7 +202,7 @@ def train_cvae(
     # The scope keeps these parameters apart from those of any other model.  Without Pyro's own checks a
     # loss that is not finite reaches ours.
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        return _fit(cvae, loss, optimizer, validate, dataloaders, num_epochs, early_stop_patience, label)
+        return _fit(cvae, trained.parameters(), loss, validate, dataloaders, schedule, label)
 
 
 def _elbo_terms(cvae: CVAE, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -176,21 +215,21 @@ def _elbo_terms(cvae: CVAE, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 def _fit(
     net: nn.Module,
+    parameters: Iterable[nn.Parameter],
     loss: Callable[[dict[str, Tensor]], Tensor],
-    optimizer: torch.optim.Optimizer,
     validate: Callable[[dict[str, Tensor]], dict[str, Tensor]],
     dataloaders: dict[str, DataLoader],
-    num_epochs: int,
-    early_stop_patience: int,
+    schedule: Schedule,
     label: str,
 ) -> History:
-    """Minimise ``loss``, a sum over the batch, and keep the best weights."""
-    history, stopping, start = History(), EarlyStopping(early_stop_patience), time.perf_counter()
+    """Minimise ``loss``, a sum over the batch, and leave the net with its best weights."""
+    history, stopping, start = History(), EarlyStopping(schedule.early_stop_patience), time.perf_counter()
+    optimizer, rate = schedule.start(parameters, len(dataloaders["train"]))
     best_weights: dict[str, Any] = {}
-    for epoch in range(1, num_epochs + 1):
+    for epoch in range(1, schedule.num_epochs + 1):
         epoch_start = time.perf_counter()
-        title = f"{label}, epoch {epoch}/{num_epochs}"
-        losses = {"train": _train_epoch(net, loss, optimizer, dataloaders["train"], title)}
+        title = f"{label}, epoch {epoch}/{schedule.num_epochs}"
+        losses = {"train": _train_epoch(net, loss, optimizer, rate, dataloaders["train"], title)}
         losses |= _validate_epoch(net, validate, dataloaders["val"])
         _check_finite(losses["val"], "validation", title)
         losses["seconds"] = time.perf_counter() - epoch_start
@@ -209,7 +248,8 @@ def _fit(
 def _train_epoch(
     net: nn.Module,
     loss: Callable[[Any], Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
+    rate: LRScheduler,
     loader: DataLoader,
     title: str,
 ) -> float:
@@ -220,6 +260,7 @@ def _train_epoch(
         batch_loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        rate.step()
         _check_finite(batch_loss.item(), "training", title)
         total += batch_loss.item()
         images += len(batch["input"])

@@ -6,6 +6,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import Compose
 
 from cvae.data import CVAEMNIST, MaskImages, ToTensor, get_data, make_loader
+from cvae.options import UsageError
 
 # (rows, columns) that are known, for each number of quadrants
 KNOWN = {
@@ -121,6 +122,31 @@ def test_subset_keeps_the_first_images_and_says_so(random_digits):
     assert len(dataset) == 7 and torch.equal(dataset.images, random_digits.images[:7])
     assert dataset.name == "first 7 of the MNIST training set"
     assert CVAEMNIST("nowhere", train=False, subset=999).name == "MNIST test set"
+
+
+def test_holdout_keeps_the_last_training_images_and_the_test_images_apart(random_digits):
+    datasets, dataloaders, sizes = get_data(1, 8, dataset="mnist", holdout=10)
+    assert sizes == {"train": 30, "val": 10, "test": 40} and list(dataloaders) == list(sizes)
+    assert torch.equal(datasets["train"].images, random_digits.images[:30])
+    assert torch.equal(datasets["val"].digits, random_digits.digits[30:])
+    assert datasets["val"].name == "images 31 to 40 of the MNIST training set"
+    assert datasets["test"].name == "MNIST test set"
+    in_order = torch.cat([batch["digit"] for batch in dataloaders["val"]])
+    assert torch.equal(in_order, random_digits.digits[30:])
+    assert get_data(1, 8, dataset="mnist", holdout=10, subset=3)[2] == {"train": 3, "val": 3, "test": 3}
+
+
+@pytest.mark.parametrize("holdout", [40, 41])
+def test_holdout_of_everything_is_refused(random_digits, holdout):
+    with pytest.raises(UsageError, match=f"--holdout {holdout} leaves no image"):
+        get_data(1, 8, dataset="mnist", holdout=holdout)
+
+
+def test_binarized_pixels_are_black_or_white_with_the_threshold_at_one_half(random_digits):
+    dataset = CVAEMNIST("nowhere", transform=ToTensor(), binarize=True)
+    grey = random_digits.images / 255
+    assert torch.equal(dataset.batch(range(40))["original"].squeeze(1), (grey >= 0.5).float())
+    assert dataset.name == "MNIST training set, binarized"
 
 
 def test_get_data_returns_what_the_tutorial_returns(random_digits):

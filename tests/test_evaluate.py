@@ -11,8 +11,10 @@ from cvae.evaluate import (
     Estimate,
     baseline_nll,
     draw_samples,
+    effective_sample_size,
     estimate_cll,
     importance_sampling,
+    kl_per_latent,
     log_weights,
     monte_carlo,
 )
@@ -132,7 +134,7 @@ def test_monte_carlo_bounds_importance_sampling(cvae, dataset):
     bound = estimate_cll(cvae, dataset, num_particles=10, reduction=monte_carlo)
     tight = estimate_cll(cvae, dataset, num_particles=50)
     excess = Estimate.over(bound - tight, 10)
-    assert excess.standard_error is not None and excess.nll > -3 * excess.standard_error
+    assert excess.standard_error is not None and excess.mean > -3 * excess.standard_error
     weights = torch.randn(7, 30)
     assert (monte_carlo(weights) >= importance_sampling(weights)).all()  # Jensen's inequality
     torch.testing.assert_close(monte_carlo(weights[:1]), importance_sampling(weights[:1]))
@@ -155,9 +157,9 @@ def test_chunks_bound_what_is_decoded_at_once(cvae, dataset, monkeypatch):
     rows: list[int] = []
     decode = cvae.generation_net.logits
 
-    def counted(z, pixels):
+    def counted(z, *arguments):
         rows.append(z[..., 0].numel())
-        return decode(z, pixels)
+        return decode(z, *arguments)
 
     monkeypatch.setattr(cvae.generation_net, "logits", counted)
     monkeypatch.setattr(evaluate, "ROWS_AT_ONCE", 64)
@@ -185,13 +187,13 @@ def test_baseline_is_scored_on_missing_pixels(cvae, dataset, xs_ys):
 def test_estimate_sums_and_divides_once():
     values = torch.tensor([1.0, 2.0, 3.0, 6.0]).double()
     estimate = Estimate.over(values, 10)
-    assert (estimate.nll, estimate.num_images, estimate.num_particles) == (3.0, 4, 10)
+    assert (estimate.mean, estimate.num_images, estimate.num_particles) == (3.0, 4, 10)
     assert estimate.standard_error == pytest.approx(values.numpy().std(ddof=1) / 2)
     assert Estimate.over(values[:1], 10) == Estimate(1.0, None, 1, 10)
 
 
 def test_column_has_the_rows_of_the_table(cvae, dataset):
-    column = evaluate.evaluate(cvae, dataset, num_particles=2, num_importance_samples=3)
+    column = evaluate.evaluate(cvae, dataset, num_particles=2, num_importance_samples=3).rows
     assert list(column) == [
         "NN (baseline)",
         "CVAE (Monte Carlo)",
@@ -200,8 +202,8 @@ def test_column_has_the_rows_of_the_table(cvae, dataset):
         "Performance gap",
     ]
     assert [row.num_particles for row in column.values()] == [0, 2, 3, 3, 2]
-    gap = column["NN (baseline)"].nll - column["CVAE (Monte Carlo)"].nll
-    assert column["Performance gap"].nll == pytest.approx(gap)
+    gap = column["NN (baseline)"].mean - column["CVAE (Monte Carlo)"].mean
+    assert column["Performance gap"].mean == pytest.approx(gap)
     assert all(row.num_images == 200 and row.standard_error for row in column.values())
     assert not pyro.get_param_store().keys()
 
@@ -212,3 +214,47 @@ def test_samples_are_probabilities_that_differ(cvae, xs_ys):
     assert (0 <= samples).all() and (samples <= 1).all()
     assert not torch.equal(samples[0], samples[1])
     assert not pyro.get_param_store().keys()
+
+
+def test_diagnostics_belong_to_the_rows(cvae, dataset):
+    evaluation = evaluate.evaluate(cvae, dataset, num_particles=2, num_importance_samples=30)
+    rows, more = evaluation.rows, evaluation.diagnostics
+    kl, reconstruction = more["KL"], more["Reconstruction"]
+    assert isinstance(kl, Estimate) and isinstance(reconstruction, Estimate)
+    assert kl.mean + reconstruction.mean == pytest.approx(rows["CVAE (Monte Carlo)"].mean)
+    per_pixel = more["Performance gap per pixel"]
+    assert isinstance(per_pixel, Estimate)
+    assert per_pixel.mean * 3 * 196 == pytest.approx(rows["Performance gap"].mean)
+    median, worst = more["Effective sample size, median"], more["Effective sample size, worst percentile"]
+    assert isinstance(median, float) and isinstance(worst, float) and 1 <= worst <= median <= 30
+    assert 0 <= more["Active latents"] <= 3  # type: ignore[operator]
+
+
+def test_effective_sample_size_counts_equal_weights():
+    weights = torch.full((10, 4), -math.inf)
+    for image, count in enumerate((1, 2, 5, 10)):
+        weights[:count, image] = -800.0  # far below what a float could hold as a weight
+    torch.testing.assert_close(effective_sample_size(weights), torch.tensor([1.0, 2.0, 5.0, 10.0]))
+    weights = torch.randn(6, 50)
+    plain = weights.exp().sum(0) ** 2 / weights.exp().pow(2).sum(0)
+    torch.testing.assert_close(effective_sample_size(weights), plain)
+
+
+def test_kl_is_that_of_two_gaussians(cvae, dataset, xs_ys):
+    kl = kl_per_latent(cvae, dataset)
+    assert kl.shape == (200, 3) and kl.dtype == torch.float64
+    with torch.no_grad():
+        q_loc, q_scale = (t.double() for t in cvae.recognition_net(*xs_ys))
+        p_loc, p_scale = (t.double() for t in cvae.prior_net(xs_ys[0], cvae.guess(xs_ys[0])))
+    expected = (p_scale / q_scale).log() + (q_scale**2 + (q_loc - p_loc) ** 2) / (2 * p_scale**2) - 0.5
+    torch.testing.assert_close(kl[:20], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_latents_count_as_active_when_the_networks_disagree_on_them(cvae, dataset):
+    make_constant(cvae.prior_net, 0.0, 1.0)
+    make_constant(cvae.recognition_net, 0.0, 1.0)
+    with torch.no_grad():
+        cvae.recognition_net.fc31.bias[1] = 0.2  # KL 0.02
+        cvae.recognition_net.fc31.bias[2] = 0.1  # KL 0.005
+    evaluation = evaluate.evaluate(cvae, dataset, num_particles=1, num_importance_samples=1)
+    assert evaluation.diagnostics["Active latents"] == 1

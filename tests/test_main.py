@@ -29,7 +29,8 @@ def test_tiny_run_writes_every_file(tmp_path, capsys):
     assert (tmp_path / "results.md").read_text() in out and "reconstruction" in out
 
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["seed"] == 5 and metrics["split"] == split and metrics["dataset"] == "mnist-5k"
+    assert metrics["seed"] == 5 and metrics["dataset"] == "mnist-5k"
+    assert metrics["splits"]["val"] == {"name": split, "images": 40}
     assert metrics["settings"]["q1"]["cvae"]["epochs_run"] == 1
     assert set(metrics["versions"]) == {"python", "torch", "pyro"}
 
@@ -47,6 +48,55 @@ def test_a_setting_does_not_depend_on_those_before_it(tmp_path):
     assert files(tmp_path / "both")["cvae_plot_q2.png"] == files(tmp_path / "alone")["cvae_plot_q2.png"]
 
 
+def test_holdout_has_columns_for_both_splits_and_diagnostics_have_rows(tmp_path):
+    words = "--holdout 30 --binarize --diagnostics -nq 2".split()
+    assert main.main([*TINY, *words, "--output-dir", str(tmp_path)]) == 0
+    table = pd.read_csv(tmp_path / "results.csv", index_col=0)
+    assert list(table.columns) == ["2 quadrants, validation", "2 quadrants, test"] and len(table) == 11
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert {key: split["images"] for key, split in metrics["splits"].items()} == {
+        "train": 40,
+        "val": 30,
+        "test": 40,
+    }
+    assert all("binarized" in split["name"] for split in metrics["splits"].values())
+    val = metrics["results"]["q2"]["val"]["rows"]
+    best = metrics["settings"]["q2"]["baseline"]["epochs"][-1]["val"]
+    assert val["NN (baseline)"]["mean"] == pytest.approx(best, rel=1e-5)  # what decided when to stop
+
+
+def test_best_recipe_runs_and_its_weights_load(tmp_path):
+    words = "--recipe best --baseline-epochs 1 -nq 3".split()
+    assert main.main([*TINY, *words, "--output-dir", str(tmp_path)]) == 0
+    text = (tmp_path / "results.md").read_text()
+    named = "recipe best with --num-epochs 1 --baseline-epochs 1 --num-importance-samples 3"
+    assert f"{named}, seed 0" in text
+    weights = torch.load(tmp_path / "cvae_net_q3.pth", weights_only=True)
+    CVAE(activation="silu", generation_input="xz").load_state_dict(weights)
+
+
+def test_seeds_have_a_folder_each_and_a_table_of_means(tmp_path, capsys):
+    assert main.main([*TINY, "-nq", "1", "--seeds", "4", "5", "--output-dir", str(tmp_path / "both")]) == 0
+    assert main.main([*TINY, "-nq", "1", "--seed", "5", "--output-dir", str(tmp_path / "alone")]) == 0
+    both = tmp_path / "both"
+    assert {path.name for path in both.iterdir()} == {
+        "seed_4",
+        "seed_5",
+        "results.csv",
+        "results.md",
+        "metrics.json",
+    }
+    again = files(both / "seed_5")
+    assert again["results.csv"] == files(tmp_path / "alone")["results.csv"]
+    four, five, mean = (
+        pd.read_csv(folder / "results.csv", index_col=0)
+        for folder in (both / "seed_4", both / "seed_5", both)
+    )
+    pd.testing.assert_frame_equal(mean, (four + five) / 2, check_names=False)
+    assert (both / "results.md").read_text() in capsys.readouterr().out
+    assert [run["seed"] for run in json.loads((both / "metrics.json").read_text())["runs"]] == [4, 5]
+
+
 def test_auto_falls_back_and_says_so_everywhere(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.warns(UserWarning, match="Using MNIST-5k instead"):
@@ -61,6 +111,7 @@ def test_auto_falls_back_and_says_so_everywhere(tmp_path, monkeypatch, capsys):
         ("--dataset mnist --data-dir {empty}", 1, "can't be downloaded"),
         ("--dataset mnist-5k --device cuda", 2, "--device cuda is absent here"),
         ("--dataset mnist-5k --subset 5 -vi 6", 2, "--num-images 6 is more than the 5 validation images"),
+        ("--dataset mnist-5k --holdout 4000", 2, "--holdout 4000 leaves no image to train on"),
         ("--dataset mnist-5k --subset 200 -lr 1e30 -n 2", 1, "loss is"),
         ("--dataset mnist-5k --output-dir {file}", 1, "choose another --output-dir"),
     ],
@@ -85,7 +136,7 @@ def test_failure_is_one_clear_line_and_overwrites_nothing(
 def test_a_single_image_gives_figures_without_standard_errors(tmp_path):
     assert main.main([*TINY, "--subset", "1", "-vi", "1", "-nq", "3", "--output-dir", str(tmp_path)]) == 0
     assert "±" not in (tmp_path / "results.md").read_text().split("\n", 1)[1]
-    rows = json.loads((tmp_path / "metrics.json").read_text())["results"]["q3"]
+    rows = json.loads((tmp_path / "metrics.json").read_text())["results"]["q3"]["val"]["rows"]
     assert all(row["standard_error"] is None and row["num_images"] == 1 for row in rows.values())
 
 
@@ -93,6 +144,6 @@ def test_interruption_ends_without_a_traceback(tmp_path, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cvae.train.train_baseline", interrupt)
+    monkeypatch.setattr("cvae.experiment.train_baseline", interrupt)
     assert main.main([*TINY, "--output-dir", str(tmp_path)]) == 130
     assert "interrupted" in capsys.readouterr().err

@@ -2,13 +2,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import torch.nn.functional as F
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from pyro.optim import Adam
 
 from cvae import Z_DIM
 from cvae.baseline import BaselineNet
-from cvae.model import CVAE, Decoder, Encoder, GreyBernoulli
+from cvae.model import ACTIVATIONS, CVAE, GENERATION_INPUTS, Decoder, Encoder, GreyBernoulli
 
 ENCODER_SHAPES = {
     "fc1.weight": (500, 784),
@@ -83,7 +84,38 @@ def test_decoder_takes_any_batch_shape(cvae, batch_shape):
     z = torch.randn(*batch_shape, 3)
     y, pixels = cvae.generation_net(z), torch.tensor([3, 700])
     assert y.shape == (*batch_shape, 784) and (0 <= y).all() and (y <= 1).all()
-    torch.testing.assert_close(cvae.generation_net.logits(z, pixels).sigmoid(), y[..., pixels])
+    torch.testing.assert_close(cvae.generation_net.logits(z, pixels=pixels).sigmoid(), y[..., pixels])
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("generation_input", GENERATION_INPUTS)
+def test_variants_add_to_the_tutorials_weights_and_train_all_of_theirs(batch, activation, generation_input):
+    cvae = CVAE(3, 16, 12, activation=activation, generation_input=generation_input)
+    more = set(cvae.state_dict()) - set(CVAE(3, 16, 12).state_dict())
+    assert more == ({"generation_net.fc0.weight"} if generation_input == "xz" else set())
+    elbo = TraceMeanField_ELBO()
+    elbo.differentiable_loss(cvae.model, cvae.guide, batch["input"], batch["output"]).backward()
+    for net in (cvae.prior_net, cvae.recognition_net, cvae.generation_net):
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+    samples = Predictive(cvae.model, guide=cvae.guide, num_samples=5, parallel=True)(batch["input"])
+    assert samples["y"].shape[0] == 5 and samples["y"].shape[-2:] == (8, 784)
+
+
+def test_generation_network_sees_known_pixels_alone(batch):
+    """With x as its input, the network's answer moves with the known pixels, whatever marks the missing ones."""
+    cvae = CVAE(3, 16, 12, generation_input="xz", masked_with=-7)
+    xs = torch.where(batch["input"] == -1, -7, batch["input"])
+    z = poutine.condition(cvae.model, {"z": torch.zeros(8, 3)})
+    expected = cvae.generation_net(torch.zeros(8, 3), torch.where(xs == -7, 0, xs).view(8, 784))
+    assert torch.equal(z(xs), expected)
+    assert not torch.allclose(expected, cvae.generation_net(torch.zeros(8, 3), torch.zeros(8, 784)))
+
+
+def test_silu_is_what_the_encoder_computes(batch):
+    net = Encoder(3, 16, 12, activation="silu")
+    whole = batch["original"].view(8, 784)
+    hidden = F.silu(net.fc2(F.silu(net.fc1(whole))))
+    assert torch.equal(net(whole, whole)[0], net.fc31(hidden))
 
 
 def test_mask_value_among_the_pixels_is_refused():

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from cvae.model import ACTIVATIONS, GENERATION_INPUTS
 from cvae.options import make_parser, parse_args
+from cvae.recipes import RECIPES, describe
 from cvae.sources import DATASETS
-from cvae.train import ELBOS
+from cvae.train import ELBOS, POLICIES
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,11 +28,11 @@ def test_defaults_are_the_tutorials():
         10,
         10,
     )
-    assert (args.dataset, args.device, args.elbo, args.seed, args.subset) == (
+    assert (args.dataset, args.device, args.elbo, args.seeds, args.subset) == (
         "auto",
         "auto",
         "mean-field",
-        0,
+        [0],
         None,
     )
     assert (str(args.data_dir), str(args.output_dir)) == ("data", "results")
@@ -50,6 +52,20 @@ def test_choices_are_those_that_the_modules_offer():
     choices = {action.dest: action.choices for action in make_parser()._actions}
     assert choices["dataset"] == ("auto", *DATASETS)
     assert choices["elbo"] == tuple(ELBOS)
+    assert choices["schedule"] == POLICIES
+    assert choices["activation"] == tuple(ACTIVATIONS)
+    assert choices["generation_input"] == GENERATION_INPUTS
+
+
+def test_recipes_set_the_same_flags_which_override_them():
+    assert RECIPES["tutorial"].keys() == RECIPES["best"].keys()
+    for name, recipe in RECIPES.items():
+        args = vars(parse_args(["--recipe", name]))
+        assert {key: args[key] for key in recipe} == recipe and describe(args) == f"recipe {name}"
+    args = vars(parse_args("--batch-size 7 --recipe best -lr 0.5".split()))
+    changed = {key for key, value in RECIPES["best"].items() if args[key] != value}
+    assert changed == {"batch_size", "learning_rate"}
+    assert describe(args) == "recipe best with --learning-rate 0.5 --batch-size 7"
 
 
 def test_repeated_settings_are_run_once():
@@ -79,6 +95,13 @@ def test_repeated_settings_are_run_once():
         ("--seed 4294967296", "out of range"),
         ("--dataset cifar", "invalid choice: 'cifar'"),
         ("--device tpu", "invalid choice: 'tpu'"),
+        ("--holdout -1", "-1 is out of range"),
+        ("--weight-decay -0.1", "-0.1 is out of range: must be at least 0 and finite"),
+        ("--beta2 1", "1 is out of range: must be at least 0 and below 1"),
+        ("--recipe worst", "invalid choice: 'worst'"),
+        ("--recipe", "expected one argument"),
+        ("--seeds", "expected at least one argument"),
+        ("--schedule cosine", "invalid choice: 'cosine'"),
         ("--elbo none", "invalid choice: 'none'"),
         ("--cuda --device cpu", "--cuda contradicts --device cpu"),
         ("--colour", "unrecognized arguments: --colour"),

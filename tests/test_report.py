@@ -1,12 +1,13 @@
 import json
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
 
-from cvae.evaluate import Estimate
-from cvae.report import markdown, save_setting, save_tables
+from cvae.evaluate import Estimate, Evaluation
+from cvae.report import Table, as_plain, save_setting, save_tables
 
 ROWS = [
     "NN (baseline)",
@@ -17,36 +18,78 @@ ROWS = [
 ]
 
 
-def column(start):
-    return {
+METRICS: dict[str, Any] = {
+    "splits": {
+        "train": {"name": "some images", "images": 5000},
+        "val": {"name": "MNIST test set", "images": 1000},
+    },
+    "recipe": "recipe tutorial",
+    "seed": 7,
+    "arguments": {"num_particles": "10", "num_importance_samples": "100"},
+}
+
+
+def evaluation(start):
+    rows = {
         row: Estimate(start + i + 0.25, 0.5, 1000, 10 if i in (1, 4) else 100) for i, row in enumerate(ROWS)
     }
+    return Evaluation(rows, {"KL": Estimate(start + 0.123, 0.04, 1000, 0), "Active latents": 3})
+
+
+def tables_of(*starts):
+    return [Table.of_run({1: {"val": evaluation(start)}}, METRICS) for start in starts]
 
 
 def test_tables_hold_every_figure_and_where_it_comes_from(tmp_path):
-    results = {1: column(100), 3: column(20)}
-    save_tables(tmp_path, results, {"split": "MNIST test set", "seed": 7})
+    results = {1: {"val": evaluation(100)}, 3: {"val": evaluation(20)}}
+    save_tables(tmp_path, Table.of_run(results, METRICS), {"results": as_plain(results)})
     table = pd.read_csv(tmp_path / "results.csv", index_col=0)
     assert list(table.index) == ROWS and list(table.columns) == ["1 quadrant", "3 quadrants"]
     assert table.loc["CVAE (importance sampling)", "3 quadrants"] == 23.25
     text = (tmp_path / "results.md").read_text()
     for source in (table.index.name, text):
-        assert all(
-            part in source for part in ("nats per image", "lower is better", "MNIST test set", "1,000 images")
-        )
+        for part in (
+            "nats per image",
+            "lower is better",
+            "MNIST test set (1,000 images), which also decided when to stop",
+            "Monte Carlo 10 and the others 100 particles",
+            "recipe tutorial",
+            "seed 7",
+            "standard error over images",
+        ):
+            assert part in source
     assert "| CVAE (Monte Carlo) | 101.2 ± 0.5 | 21.2 ± 0.5 |" in text
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["seed"] == 7
-    assert metrics["results"]["q3"]["NN (baseline)"] == {
-        "nll": 20.25,
+    assert metrics["results"]["q3"]["val"]["rows"]["NN (baseline)"] == {
+        "mean": 20.25,
         "standard_error": 0.5,
         "num_images": 1000,
         "num_particles": 100,
     }
+    assert metrics["results"]["q1"]["val"]["diagnostics"]["Active latents"] == 3
 
 
-def test_markdown_names_both_numbers_of_particles():
-    assert "Monte Carlo 10 and the others 100 particles" in markdown({2: column(50)}, "a split")
+def test_diagnostics_are_shown_on_request():
+    results = {2: {"val": evaluation(50)}}
+    assert "Active latents" not in Table.of_run(results, METRICS).markdown()
+    text = Table.of_run(results, METRICS, diagnostics=True).markdown()
+    assert "| KL | 50.12 ± 0.04 |" in text and "| Active latents | 3.0 |" in text
+
+
+def test_holdout_gives_a_validation_and_a_test_column():
+    splits = METRICS["splits"] | {"test": {"name": "other images", "images": 1000}}
+    table = Table.of_run({1: {"val": evaluation(9), "test": evaluation(8)}}, {**METRICS, "splits": splits})
+    assert list(table.values.columns) == ["1 quadrant, validation", "1 quadrant, test"]
+    assert "which decided when to stop training; test: other images (1,000 images)" in table.caption
+
+
+def test_seeds_are_averaged_and_their_spread_shown():
+    table = Table.of_seeds(tables_of(10, 12, 17), {**METRICS, "seeds": [0, 1, 2]})
+    assert list(table.values.index) == ROWS
+    assert table.values.loc["NN (baseline)", "1 quadrant"] == pytest.approx(13.25)
+    assert table.errors.loc["NN (baseline)", "1 quadrant"] == pytest.approx(13**0.5)
+    assert "mean of seeds 0, 1, 2 ± standard deviation over them" in table.caption
+    assert "| NN (baseline) | 13.2 ± 3.6 |" in table.markdown()
 
 
 def test_weights_are_plain_state_dicts(tmp_path):
@@ -69,6 +112,6 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     (tmp_path / "results.md").write_text("an earlier run's")
     monkeypatch.setattr("pathlib.Path.write_text", fill_the_disk)
     with pytest.raises(OSError, match="No space"):
-        save_tables(tmp_path, {1: column(100)}, {"split": "a split"})
+        save_tables(tmp_path, tables_of(100)[0], {})
     assert (tmp_path / "results.md").read_bytes() == b"an earlier run's"
     assert {path.name for path in tmp_path.iterdir()} == {"results.md", "results.csv"}

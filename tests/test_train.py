@@ -8,7 +8,7 @@ import torch
 from cvae.baseline import BaselineNet, MaskedBCELoss
 from cvae.data import make_loader
 from cvae.model import CVAE
-from cvae.train import ELBOS, EarlyStopping, TrainingError, train_baseline, train_cvae
+from cvae.train import ELBOS, POLICIES, EarlyStopping, Schedule, TrainingError, train_baseline, train_cvae
 
 from .conftest import HIDDEN_1, HIDDEN_2, Z_DIM
 
@@ -35,10 +35,10 @@ def test_early_stopping(patience, losses, improved, epochs):
 
 def train_on_few(few, cvae_epochs=30, **options):
     baseline = BaselineNet(HIDDEN_1, HIDDEN_2)
-    baseline_history = train_baseline(baseline, few, num_epochs=15, learning_rate=1e-2)
+    baseline_history = train_baseline(baseline, few, Schedule(1e-2, num_epochs=15))
     cvae = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, baseline)
     frozen = copy.deepcopy(baseline.state_dict())
-    history = train_cvae(cvae, few, num_epochs=cvae_epochs, learning_rate=1e-2, **options)
+    history = train_cvae(cvae, few, Schedule(1e-2, num_epochs=cvae_epochs), **options)
     return cvae, frozen, baseline_history, history
 
 
@@ -71,9 +71,9 @@ def test_terms_of_the_validation_loss_are_shown_apart(few):
 
 def test_losses_are_summed_over_images_and_divided_once(few):
     net = BaselineNet(HIDDEN_1, HIDDEN_2)
-    by_8 = train_baseline(net, few, num_epochs=1, learning_rate=1e-30).epochs[0]
+    by_8 = train_baseline(net, few, Schedule(1e-30, num_epochs=1)).epochs[0]
     at_once = {"train": few["train"], "val": make_loader(few["val"].dataset, 20)}
-    by_20 = train_baseline(net, at_once, num_epochs=1, learning_rate=1e-30).epochs[0]
+    by_20 = train_baseline(net, at_once, Schedule(1e-30, num_epochs=1)).epochs[0]
     assert by_8["val"] == pytest.approx(by_20["val"], rel=1e-6)  # batches of 8, 8 and 4, or of 20
     assert by_8["train"] == pytest.approx(by_8["val"], rel=1e-6)
 
@@ -89,7 +89,7 @@ def test_best_weights_are_restored(few, monkeypatch):
 
     monkeypatch.setattr(EarlyStopping, "improves", improves)
     net = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2)
-    history = train_cvae(net, few, num_epochs=50, early_stop_patience=3)
+    history = train_cvae(net, few, Schedule(num_epochs=50, early_stop_patience=3))
     assert history.best_epoch == 2 and len(history.epochs) == len(weights) == 5
     assert all(torch.equal(value, weights[1][name]) for name, value in net.state_dict().items())
     assert not torch.equal(weights[1]["prior_net.fc2.bias"], weights[4]["prior_net.fc2.bias"])
@@ -126,7 +126,7 @@ def test_baseline_takes_the_steps_of_the_whole_net(few):
     few["train"] = few["val"]  # the same order for both
     net = BaselineNet(HIDDEN_1, HIDDEN_2)
     whole, masked_loss = copy.deepcopy(net), MaskedBCELoss()
-    history = train_baseline(net, few, num_epochs=3, learning_rate=1e-3)
+    history = train_baseline(net, few, Schedule(1e-3, num_epochs=3))
     optimizer = torch.optim.Adam(whole.parameters(), lr=1e-3)
     for batch in [*few["train"]] * 3:
         optimizer.zero_grad()
@@ -144,7 +144,7 @@ def test_cvae_takes_the_steps_of_pyros_svi(few, elbo):
     cvae = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2)
     by_svi = copy.deepcopy(cvae)
     pyro.set_rng_seed(0)
-    train_cvae(cvae, few, num_epochs=1, elbo=elbo)
+    train_cvae(cvae, few, Schedule(num_epochs=1), elbo=elbo)
     pyro.set_rng_seed(0)
     svi = pyro.infer.SVI(by_svi.model, by_svi.guide, pyro.optim.Adam({"lr": 1e-3}), ELBOS[elbo]())
     with pyro.get_param_store().scope():
@@ -152,3 +152,44 @@ def test_cvae_takes_the_steps_of_pyros_svi(few, elbo):
             svi.step(batch["input"], batch["output"])
     for name, value in by_svi.state_dict().items():
         torch.testing.assert_close(cvae.state_dict()[name], value, rtol=0, atol=1e-5)
+
+
+def learning_rates(schedule, steps_per_epoch):
+    parameter = torch.nn.Parameter(torch.ones(1))
+    optimizer, rate = schedule.start([parameter], steps_per_epoch)
+    rates = []
+    for _ in range(schedule.num_epochs * steps_per_epoch):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        rate.step()
+    return torch.tensor(rates)
+
+
+def test_constant_rate_stays():
+    assert (learning_rates(Schedule(0.01, num_epochs=5), 20) == 0.01).all()
+
+
+def test_one_cycle_rises_to_its_peak_and_ends_near_nothing():
+    rates = learning_rates(Schedule(0.01, num_epochs=5, policy="one-cycle"), 20)
+    peak = rates.argmax()
+    assert rates[peak] == pytest.approx(0.01, rel=1e-3) and 25 < peak < 35  # of 100 steps
+    assert (rates[1 : peak + 1] > rates[:peak]).all() and (rates[peak + 1 :] < rates[peak:-1]).all()
+    assert rates[0] < 0.01 / 20 and rates[-1] < 0.01 / 1000
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_trains_both_nets_to_the_end(few, policy):
+    schedule = Schedule(1e-2, num_epochs=4, early_stop_patience=4, policy=policy)
+    net = BaselineNet(HIDDEN_1, HIDDEN_2)
+    assert len(train_baseline(net, few, schedule).epochs) == 4
+    history = train_cvae(CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, net), few, schedule)
+    assert history.epochs[-1]["train"] < history.epochs[0]["train"]
+
+
+def test_weight_decay_and_beta2_reach_the_optimiser():
+    parameter = torch.nn.Parameter(torch.ones(1))
+    optimizer, _ = Schedule(0.1, weight_decay=0.5, beta2=0.9).start([parameter], 1)
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.9)
+    parameter.grad = torch.zeros(1)
+    optimizer.step()
+    assert parameter.item() == pytest.approx(1 - 0.1 * 0.5)

@@ -6,9 +6,9 @@ import io
 from cvae.baseline import BaselineNet
 from cvae.data import get_data, make_loader
 from cvae.evaluate import baseline_nll, estimate_cll, monte_carlo
+from cvae.experiment import VALIDATION_BATCH_SIZE
 from cvae.model import CVAE
-from cvae.train import train_baseline, train_cvae
-from main import VALIDATION_BATCH_SIZE
+from cvae.train import Schedule, train_baseline, train_cvae
 
 
 class Package:
@@ -31,11 +31,11 @@ class Package:
 
     def baseline_epoch(self) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
-            train_baseline(self.baseline, self.loaders, num_epochs=1)
+            train_baseline(self.baseline, self.loaders, Schedule(num_epochs=1))
 
     def cvae_epoch(self) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
-            train_cvae(self.cvae, self.loaders, num_epochs=1)
+            train_cvae(self.cvae, self.loaders, Schedule(num_epochs=1))
 
     def table(self, num_particles: int = 10) -> None:
         baseline_nll(self.baseline, self.datasets["val"])
