@@ -1,7 +1,8 @@
 """Conditional variational auto-encoder for structured prediction, in Pyro.
 
 Read the modules in the order in which data flows: ``sources`` and ``data``, ``baseline``, ``model``,
-``train``, ``evaluate``, ``plot`` and ``report``.  ``main.py`` wires them together.
+``recipes`` and ``train``, ``estimators`` and ``evaluate``, ``plot`` and ``report``; ``experiment`` wires them
+together, and ``main.py`` is the command line.
 """
 
 # Sizes of the tutorial's networks: the only place where they are written down.

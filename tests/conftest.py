@@ -1,6 +1,7 @@
 """What every test starts from: fixed seeds, an empty parameter store, tiny data and networks."""
 
 import hashlib
+import math
 import struct
 
 import pyro
@@ -75,3 +76,22 @@ def real_digits():
 @pytest.fixture
 def cvae() -> CVAE:
     return CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, BaselineNet(HIDDEN_1, HIDDEN_2))
+
+
+@pytest.fixture
+def dataset(real_digits) -> CVAEMNIST:
+    return real_digits[0]["val"]
+
+
+@pytest.fixture
+def xs_ys(dataset):
+    batch = dataset.batch(range(20))
+    return batch["input"], batch["output"]
+
+
+def make_constant(encoder, loc, scale):
+    """Let an encoder give one Gaussian whatever it sees."""
+    with torch.no_grad():
+        for layer, value in ((encoder.fc31, loc), (encoder.fc32, math.log(scale))):
+            layer.weight.zero_()
+            layer.bias.fill_(value)

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from cvae.evaluate import baseline_nll, log_weights
+from cvae.estimators import baseline_nll, log_weights
 
 from .perf import compare, time_to_quality
 from .perf.bare_loop import BareLoop

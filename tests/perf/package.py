@@ -5,7 +5,7 @@ import io
 
 from cvae.baseline import BaselineNet
 from cvae.data import get_data, make_loader
-from cvae.evaluate import baseline_nll, estimate_cll, monte_carlo
+from cvae.estimators import baseline_nll, estimate_cll, monte_carlo
 from cvae.experiment import VALIDATION_BATCH_SIZE
 from cvae.model import CVAE
 from cvae.train import Schedule, train_baseline, train_cvae

@@ -1,0 +1,151 @@
+"""Estimators of the conditional log-likelihood (CLL), one value an image: reductions of log weights."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer.enum import get_importance_trace
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+
+from cvae.baseline import BaselineNet, MaskedBCELoss
+from cvae.data import CVAEMNIST, make_loader
+from cvae.model import CVAE
+
+__all__ = [
+    "baseline_nll",
+    "effective_sample_size",
+    "estimate_cll",
+    "importance_sampling",
+    "kl_per_latent",
+    "log_weights",
+    "monte_carlo",
+]
+
+ROWS_AT_ONCE = 2048  # particles x images decoded together: few MB, which caches hold
+
+
+def log_weights(
+    cvae: CVAE,
+    xs: Tensor,
+    ys: Tensor,
+    y_hat: Tensor | None = None,
+    *,
+    num_particles: int,
+    proposal: str = "recognition",
+) -> Tensor:
+    r"""Log importance weights of latent samples, all particles in one pass.
+
+    .. math:: w_s = \log p(y|z_s) + \log p(z_s|x) - \log r(z_s), \quad z_s \sim r
+
+    Sohn, Lee, Yan (2015), section 4.3.
+
+    Args:
+        cvae: the model.
+        xs: images with missing pixels, shape (batch, 28, 28).
+        ys: the missing pixels, same shape.
+        y_hat: the baseline's guess, same shape, if it is known already.
+        num_particles: samples an image.
+        proposal: what r is: the ``"recognition"`` network or the ``"prior"`` network.
+
+    Returns:
+        Weights in nats, shape (num_particles, batch).
+    """
+
+    def in_particles(fn: Callable[..., Any], ys: Tensor | None) -> Callable[[], Any]:
+        def run() -> Any:
+            with pyro.plate("particles", num_particles, dim=-2):
+                return fn(xs, ys, y_hat)
+
+        return run
+
+    model = in_particles(cvae.model, ys)
+    guide = in_particles(cvae.guide, ys if proposal == "recognition" else None)
+    with torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
+        model_trace, guide_trace = get_importance_trace("flat", 2, model, guide, (), {})
+    p, r = model_trace.nodes, guide_trace.nodes
+    return p["y"]["log_prob"] + p["z"]["log_prob"] - r["z"]["log_prob"]
+
+
+def monte_carlo(weights: Tensor) -> Tensor:
+    """Average log weights of shape (particles, batch) into the negative ELBO, shape (batch,)."""
+    return -weights.mean(0)
+
+
+def importance_sampling(weights: Tensor) -> Tensor:
+    """Average weights, given as logs of shape (particles, batch), into the negative CLL, shape (batch,)."""
+    return math.log(len(weights)) - weights.logsumexp(0)
+
+
+def effective_sample_size(weights: Tensor) -> Tensor:
+    r"""How many equal weights would be worth as much as these, between 1 and the number of particles.
+
+    .. math:: \Bigl(\sum_s w_s\Bigr)^2 \Big/ \sum_s w_s^2
+
+    Kong (1992).  Few mean that importance sampling rests on few particles and is too high.
+
+    Args:
+        weights: logs, shape (particles, batch).
+
+    Returns:
+        Shape (batch,).
+    """
+    return 1 / weights.softmax(0).square().sum(0)
+
+
+@torch.no_grad()
+def kl_per_latent(cvae: CVAE, dataset: CVAEMNIST) -> Tensor:
+    """Compute KL(q(z|x,y) || p(z|x)) of every image and latent: shape (N, z_dim), float64 on the CPU, in nats."""
+    batches = []
+    for batch in make_loader(dataset, ROWS_AT_ONCE):
+        xs = batch["input"]
+        y_hat = batch["guess"] if "guess" in batch else cvae.guess(xs)
+        posterior, prior = Normal(*cvae.recognition_net(xs, batch["output"])), Normal(
+            *cvae.prior_net(xs, y_hat)
+        )
+        batches.append(kl_divergence(posterior, prior).cpu())
+    return torch.cat(batches).double()
+
+
+def estimate_cll(
+    cvae: CVAE,
+    dataset: CVAEMNIST,
+    *,
+    num_particles: int,
+    proposal: str = "recognition",
+    reduction: Callable[[Tensor], Tensor] = importance_sampling,
+) -> Tensor:
+    """Estimate the negative CLL of every image of a data set, in chunks that bound memory.
+
+    Args:
+        cvae: the model.
+        dataset: samples with ``input``, ``output`` and perhaps ``guess``.
+        num_particles: samples an image.
+        proposal: where they come from, as in :func:`log_weights`.
+        reduction: :func:`monte_carlo` or :func:`importance_sampling`, or what else makes values of shape
+            (..., batch) from log weights of shape (particles, batch).
+
+    Returns:
+        Shape (..., N), float64 on the CPU; of those two (N,), in nats.
+    """
+    per_image: list[Tensor] = []
+    for batch in make_loader(dataset, max(1, ROWS_AT_ONCE // num_particles)):
+        arguments = batch["input"], batch["output"], batch.get("guess")
+        chunks = [
+            log_weights(
+                cvae, *arguments, num_particles=min(ROWS_AT_ONCE, num_particles - start), proposal=proposal
+            )
+            for start in range(0, num_particles, ROWS_AT_ONCE)
+        ]
+        per_image.append(reduction(torch.cat(chunks)).cpu())
+    return torch.cat(per_image, dim=-1).double()
+
+
+@torch.no_grad()
+def baseline_nll(net: BaselineNet, dataset: CVAEMNIST) -> Tensor:
+    """Compute the baseline's negative CLL of every image: shape (N,), float64 on the CPU, in nats."""
+    loss = MaskedBCELoss(from_logits=True)
+    batches = make_loader(dataset, ROWS_AT_ONCE)
+    return torch.cat([loss.per_image(net.logits(b["input"]), b["output"]).cpu() for b in batches]).double()
