@@ -148,7 +148,8 @@ class CVAE(nn.Module):
         generation_input: what the generation network sees, one of ``GENERATION_INPUTS``.
 
     Raises:
-        ValueError: ``masked_with`` lies in [0, 1], where it could not be told from a pixel.
+        ValueError: ``masked_with`` lies in [0, 1], where it could not be told from a pixel; or no activation
+            or input has that name.
     """
 
     def __init__(
@@ -164,6 +165,9 @@ class CVAE(nn.Module):
         super().__init__()
         if 0 <= masked_with <= 1:
             raise ValueError(f"masked_with must lie outside [0, 1], where pixels are, not at {masked_with}")
+        for name, choices in ((activation, ACTIVATIONS), (generation_input, GENERATION_INPUTS)):
+            if name not in choices:
+                raise ValueError(f"{name!r} is none of {', '.join(choices)}")
         if pre_trained_baseline_net is None:
             pre_trained_baseline_net = BaselineNet(hidden_1, hidden_2)
         self.baseline_net = pre_trained_baseline_net

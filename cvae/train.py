@@ -55,6 +55,9 @@ class Schedule:
         weight_decay: by which each step shrinks the weights, times the learning rate (Loshchilov, Hutter
             (2019)).
         beta2: of Adam: how slowly it forgets the squares of the gradients, in [0, 1).
+
+    Raises:
+        ValueError: no policy has that name.
     """
 
     learning_rate: float = 1e-3
@@ -63,6 +66,10 @@ class Schedule:
     policy: str = "constant"
     weight_decay: float = 0.0
     beta2: float = 0.999
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise ValueError(f"no policy is called {self.policy!r}: choose from {', '.join(POLICIES)}")
 
     def start(self, parameters: Iterable[nn.Parameter], steps_per_epoch: int) -> tuple[AdamW, LRScheduler]:
         """Make the optimiser and what sets its learning rate before each step."""

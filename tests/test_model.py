@@ -118,6 +118,12 @@ def test_silu_is_what_the_encoder_computes(batch):
     assert torch.equal(net(whole, whole)[0], net.fc31(hidden))
 
 
+@pytest.mark.parametrize("wrong", [{"activation": "tanh"}, {"generation_input": "x"}])
+def test_unknown_variants_are_refused(wrong):
+    with pytest.raises(ValueError, match="is none of"):
+        CVAE(3, 16, 12, **wrong)
+
+
 def test_mask_value_among_the_pixels_is_refused():
     for masked_with in (0, 0.3, 1):
         with pytest.raises(ValueError, match="outside"):

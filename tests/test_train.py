@@ -165,6 +165,11 @@ def learning_rates(schedule, steps_per_epoch):
     return torch.tensor(rates)
 
 
+def test_unknown_policy_is_refused():
+    with pytest.raises(ValueError, match="no policy is called 'cosine'"):
+        Schedule(policy="cosine")
+
+
 def test_constant_rate_stays():
     assert (learning_rates(Schedule(0.01, num_epochs=5), 20) == 0.01).all()
 
