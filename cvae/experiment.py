@@ -94,6 +94,7 @@ def _run_setting(
         policy=args.schedule,
         weight_decay=args.weight_decay,
         beta2=args.beta2,
+        max_grad_norm=args.max_grad_norm,
     )
 
     baseline_net = BaselineNet().to(device)

@@ -84,6 +84,12 @@ def make_parser(description: str | None = None, recipe: str = "tutorial") -> arg
     add(
         "--beta2", metavar="RATE", type=_number(least=0, below=1), help="memory of Adam for squared gradients"
     )
+    add(
+        "--max-grad-norm",
+        metavar="NORM",
+        type=_number(above=0),
+        help="longer gradients of the mean loss are scaled down to it",
+    )
     add("--batch-size", metavar="N", type=_whole(1), help="images a training step")
     add("--activation", choices=("relu", "silu"), help="of the hidden layers of the CVAE")
     add(

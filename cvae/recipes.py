@@ -1,5 +1,6 @@
 """Recipes: named sets of defaults for the model, its training and its evaluation."""
 
+import math
 from typing import Any
 
 __all__ = ["RECIPES", "describe"]
@@ -13,6 +14,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "schedule": "constant",
         "weight_decay": 0.0,
         "beta2": 0.999,
+        "max_grad_norm": math.inf,
         "batch_size": 128,
         "activation": "relu",
         "generation_input": "z",
@@ -22,10 +24,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "num_epochs": 30,
         "baseline_epochs": 12,
         "early_stop_patience": 30,
-        "learning_rate": 4e-3,
+        "learning_rate": 3e-3,
         "schedule": "one-cycle",
         "weight_decay": 0.1,
         "beta2": 0.99,
+        "max_grad_norm": 40.0,
         "batch_size": 256,
         "activation": "silu",
         "generation_input": "xz",

@@ -15,7 +15,8 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 from torch.distributions import kl_divergence
-from torch.optim import AdamW, Optimizer
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -55,6 +56,7 @@ class Schedule:
         weight_decay: by which each step shrinks the weights, times the learning rate (Loshchilov, Hutter
             (2019)).
         beta2: of Adam: how slowly it forgets the squares of the gradients, in [0, 1).
+        max_grad_norm: scale a longer gradient of the batch's mean loss down to this norm.
 
     Raises:
         ValueError: no policy has that name.
@@ -66,6 +68,7 @@ class Schedule:
     policy: str = "constant"
     weight_decay: float = 0.0
     beta2: float = 0.999
+    max_grad_norm: float = math.inf
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
@@ -231,12 +234,21 @@ def _fit(
 ) -> History:
     """Minimise ``loss``, a sum over the batch, and leave the net with its best weights."""
     history, stopping, start = History(), EarlyStopping(schedule.early_stop_patience), time.perf_counter()
+    parameters = list(parameters)
     optimizer, rate = schedule.start(parameters, len(dataloaders["train"]))
+
+    def step(images: int) -> None:
+        if schedule.max_grad_norm < math.inf:
+            clip_grad_norm_(parameters, schedule.max_grad_norm * images)  # the loss is a sum
+        optimizer.step()
+        optimizer.zero_grad()
+        rate.step()
+
     best_weights: dict[str, Any] = {}
     for epoch in range(1, schedule.num_epochs + 1):
         epoch_start = time.perf_counter()
         title = f"{label}, epoch {epoch}/{schedule.num_epochs}"
-        losses = {"train": _train_epoch(net, loss, optimizer, rate, dataloaders["train"], title)}
+        losses = {"train": _train_epoch(net, loss, step, dataloaders["train"], title)}
         losses |= _validate_epoch(net, validate, dataloaders["val"])
         _check_finite(losses["val"], "validation", title)
         losses["seconds"] = time.perf_counter() - epoch_start
@@ -255,8 +267,7 @@ def _fit(
 def _train_epoch(
     net: nn.Module,
     loss: Callable[[Any], Tensor],
-    optimizer: Optimizer,
-    rate: LRScheduler,
+    step: Callable[[int], None],
     loader: DataLoader,
     title: str,
 ) -> float:
@@ -265,9 +276,7 @@ def _train_epoch(
     for batch in tqdm(loader, title, leave=False, disable=None):
         batch_loss = loss(batch)
         batch_loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        rate.step()
+        step(len(batch["input"]))
         _check_finite(batch_loss.item(), "training", title)
         total += batch_loss.item()
         images += len(batch["input"])

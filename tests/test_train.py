@@ -191,6 +191,25 @@ def test_every_policy_trains_both_nets_to_the_end(few, policy):
     assert history.epochs[-1]["train"] < history.epochs[0]["train"]
 
 
+@pytest.mark.parametrize("images", [4, 20])
+def test_gradients_of_the_mean_loss_are_clipped(few, images, monkeypatch):
+    """A plain gradient step is as long as the greatest norm allows, times the images that the loss sums over."""
+    monkeypatch.setattr(Schedule, "start", lambda self, parameters, _: plain_steps(parameters))
+    dataset = few["train"].dataset
+    dataset.images, dataset.digits = dataset.images[:images], dataset.digits[:images]
+    few["train"] = make_loader(dataset, images)
+    cvae = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2)
+    before = torch.nn.utils.parameters_to_vector(cvae.parameters()).detach()
+    train_cvae(cvae, few, Schedule(num_epochs=1, max_grad_norm=0.01))
+    moved = torch.nn.utils.parameters_to_vector(cvae.parameters()).detach() - before
+    assert moved.norm().item() == pytest.approx(0.01 * images, rel=1e-2)
+
+
+def plain_steps(parameters):
+    optimizer = torch.optim.SGD(parameters, lr=1)
+    return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
+
+
 def test_weight_decay_and_beta2_reach_the_optimiser():
     parameter = torch.nn.Parameter(torch.ones(1))
     optimizer, _ = Schedule(0.1, weight_decay=0.5, beta2=0.9).start([parameter], 1)
