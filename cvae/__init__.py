@@ -1,7 +1,7 @@
 """Conditional variational auto-encoder for structured prediction, in Pyro.
 
 Read the modules in the order in which data flows: ``sources`` and ``data``, ``baseline``, ``model``,
-``recipes`` and ``train``, ``estimators`` and ``evaluate``, ``plot`` and ``report``; ``experiment`` wires them
+``recipes``, ``fit`` and ``train``, ``estimators`` and ``evaluate``, ``plot`` and ``report``; ``experiment`` wires them
 together, and ``main.py`` is the command line.
 """
 

@@ -66,7 +66,7 @@ class CVAEMNIST(Dataset):
         self.digits = digits[kept.start : kept.stop].to(device)
         self.name = _part_name(DATASETS[dataset]["train" if train else "val"], kept, len(images))
         if binarize:
-            self.images = (self.images >= BLACK_AND_WHITE) * torch.tensor(255, dtype=torch.uint8)
+            self.images = (self.images >= BLACK_AND_WHITE).to(torch.uint8) * 255
             self.name += ", binarized"
         self.transform = transform
         self.guess: Tensor | None = None

@@ -102,9 +102,8 @@ def kl_per_latent(cvae: CVAE, dataset: CVAEMNIST) -> Tensor:
     for batch in make_loader(dataset, ROWS_AT_ONCE):
         xs = batch["input"]
         y_hat = batch["guess"] if "guess" in batch else cvae.guess(xs)
-        posterior, prior = Normal(*cvae.recognition_net(xs, batch["output"])), Normal(
-            *cvae.prior_net(xs, y_hat)
-        )
+        posterior = Normal(*cvae.recognition_net(xs, batch["output"]))
+        prior = Normal(*cvae.prior_net(xs, y_hat))
         batches.append(kl_divergence(posterior, prior).cpu())
     return torch.cat(batches).double()
 

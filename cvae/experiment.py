@@ -12,13 +12,14 @@ import torch
 from cvae.baseline import BaselineNet
 from cvae.data import CVAEMNIST, get_data, make_loader
 from cvae.evaluate import Evaluation, draw_samples, evaluate
+from cvae.fit import Schedule
 from cvae.model import CVAE
 from cvae.options import UsageError
 from cvae.plot import plot_samples
 from cvae.recipes import describe
 from cvae.report import Results, Table, as_plain, save_setting, save_tables, setting_name
 from cvae.runtime import versions
-from cvae.train import Schedule, train_baseline, train_cvae
+from cvae.train import train_baseline, train_cvae
 
 __all__ = ["run_seed"]
 

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from cvae.fit import POLICIES
 from cvae.model import ACTIVATIONS, GENERATION_INPUTS
 from cvae.options import make_parser, parse_args
 from cvae.recipes import RECIPES, describe
 from cvae.sources import DATASETS
-from cvae.train import ELBOS, POLICIES
+from cvae.train import ELBOS
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,30 +7,11 @@ import torch
 
 from cvae.baseline import BaselineNet, MaskedBCELoss
 from cvae.data import make_loader
+from cvae.fit import POLICIES, EarlyStopping, Schedule, TrainingError
 from cvae.model import CVAE
-from cvae.train import ELBOS, POLICIES, EarlyStopping, Schedule, TrainingError, train_baseline, train_cvae
+from cvae.train import ELBOS, train_baseline, train_cvae
 
 from .conftest import HIDDEN_1, HIDDEN_2, Z_DIM
-
-
-@pytest.mark.parametrize(
-    "patience, losses, improved, epochs",
-    [
-        (1, [3, 2, 2, 1], [True, True, False], 3),
-        (2, [3, 4, 2, 3, 3, 1], [True, False, True, False, False], 5),
-        (3, [1, 2, 3, 4], [True, False, False, False], 4),
-        (3, [4, 3, 2, 1], [True, True, True, True], 4),
-        (2, [math.nan, math.nan], [False, False], 2),
-    ],
-)
-def test_early_stopping(patience, losses, improved, epochs):
-    stopping, seen = EarlyStopping(patience), []
-    for loss in losses:
-        seen.append(stopping.improves(loss))
-        if stopping.should_stop:
-            break
-    assert seen == improved and len(seen) == epochs
-    assert stopping.best_loss == min([loss for loss, good in zip(losses, seen) if good], default=math.inf)
 
 
 def train_on_few(few, cvae_epochs=30, **options):
@@ -154,34 +135,6 @@ def test_cvae_takes_the_steps_of_pyros_svi(few, elbo):
         torch.testing.assert_close(cvae.state_dict()[name], value, rtol=0, atol=1e-5)
 
 
-def learning_rates(schedule, steps_per_epoch):
-    parameter = torch.nn.Parameter(torch.ones(1))
-    optimizer, rate = schedule.start([parameter], steps_per_epoch)
-    rates = []
-    for _ in range(schedule.num_epochs * steps_per_epoch):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        rate.step()
-    return torch.tensor(rates)
-
-
-def test_unknown_policy_is_refused():
-    with pytest.raises(ValueError, match="no policy is called 'cosine'"):
-        Schedule(policy="cosine")
-
-
-def test_constant_rate_stays():
-    assert (learning_rates(Schedule(0.01, num_epochs=5), 20) == 0.01).all()
-
-
-def test_one_cycle_rises_to_its_peak_and_ends_near_nothing():
-    rates = learning_rates(Schedule(0.01, num_epochs=5, policy="one-cycle"), 20)
-    peak = rates.argmax()
-    assert rates[peak] == pytest.approx(0.01, rel=1e-3) and 25 < peak < 35  # of 100 steps
-    assert (rates[1 : peak + 1] > rates[:peak]).all() and (rates[peak + 1 :] < rates[peak:-1]).all()
-    assert rates[0] < 0.01 / 20 and rates[-1] < 0.01 / 1000
-
-
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_trains_both_nets_to_the_end(few, policy):
     schedule = Schedule(1e-2, num_epochs=4, early_stop_patience=4, policy=policy)
@@ -208,12 +161,3 @@ def test_gradients_of_the_mean_loss_are_clipped(few, images, monkeypatch):
 def plain_steps(parameters):
     optimizer = torch.optim.SGD(parameters, lr=1)
     return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
-
-
-def test_weight_decay_and_beta2_reach_the_optimiser():
-    parameter = torch.nn.Parameter(torch.ones(1))
-    optimizer, _ = Schedule(0.1, weight_decay=0.5, beta2=0.9).start([parameter], 1)
-    assert optimizer.param_groups[0]["betas"] == (0.9, 0.9)
-    parameter.grad = torch.zeros(1)
-    optimizer.step()
-    assert parameter.item() == pytest.approx(1 - 0.1 * 0.5)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from cvae.train import EarlyStopping
+from cvae.fit import EarlyStopping
 
 from .compare import timed
 from .tutorial_way import TutorialWay
