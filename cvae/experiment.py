@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyro
 import torch
 
 from cvae.baseline import BaselineNet
@@ -18,7 +17,7 @@ from cvae.options import UsageError
 from cvae.plot import plot_samples
 from cvae.recipes import describe
 from cvae.report import Results, Table, as_plain, save_setting, save_tables, setting_name
-from cvae.runtime import versions
+from cvae.runtime import seed_stage, versions
 from cvae.train import train_baseline, train_cvae
 
 __all__ = ["run_seed"]
@@ -58,7 +57,6 @@ def run_seed(
         "settings": {},
     }
     for n in args.num_quadrant_inputs:
-        pyro.set_rng_seed(seed)  # a setting gives the same figures whatever ran before it
         results[n], metrics["splits"], summary = _run_setting(args, n, seed, dataset, device, output_dir)
         metrics["settings"][f"q{n}"] = summary
         metrics |= {"seconds": time.perf_counter() - start, "results": as_plain(results)}
@@ -98,10 +96,12 @@ def _run_setting(
         max_grad_norm=args.max_grad_norm,
     )
 
+    seed_stage(seed, "baseline")
     baseline_net = BaselineNet().to(device)
     baseline_schedule = replace(schedule, num_epochs=args.baseline_epochs or args.num_epochs)
     baseline_history = train_baseline(baseline_net, dataloaders, baseline_schedule, label=f"{name}, baseline")
 
+    seed_stage(seed, "CVAE")
     cvae_net = CVAE(
         pre_trained_baseline_net=baseline_net,
         activation=args.activation,
@@ -114,6 +114,7 @@ def _run_setting(
     evaluated: dict[str, CVAEMNIST] = {split: data for split, data in datasets.items() if split != "train"}
     del datasets, dataloaders, data  # the training images and their guesses make room
     evaluations = {}
+    seed_stage(seed, "evaluation")
     start = time.perf_counter()
     for split, images in evaluated.items():
         print(f"{name}: estimating the CLL of {len(images):,} images, {images.name}", flush=True)
@@ -132,6 +133,7 @@ def _run_setting(
     last = evaluated["test" if "test" in evaluated else "val"]
     chosen = torch.randperm(len(last), generator=torch.Generator().manual_seed(seed))[: args.num_images]
     batch = last.batch(chosen)
+    seed_stage(seed, "figure")
     figure = plot_samples(
         batch["input"],
         batch["original"].squeeze(-3),

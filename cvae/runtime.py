@@ -1,6 +1,7 @@
 """What a run stands on: the device, the output folder, the versions of the libraries."""
 
 import platform
+import random
 import tempfile
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 
 from cvae.options import UsageError
 
-__all__ = ["check_writable", "choose_device", "versions"]
+__all__ = ["check_writable", "choose_device", "seed_stage", "versions"]
 
 
 def choose_device(name: str) -> torch.device:
@@ -42,6 +43,16 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise OSError(f"can't write to {folder} ({error.strerror}): choose another --output-dir") from error
+
+
+def seed_stage(seed: int, stage: str) -> None:
+    """Start the random numbers of one stage of a run, so that no stage depends on what went before it.
+
+    Args:
+        seed: of the run.
+        stage: its name; each has numbers of its own.
+    """
+    pyro.set_rng_seed(random.Random(f"{seed} {stage}").getrandbits(32))
 
 
 def versions() -> dict[str, str]:

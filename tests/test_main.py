@@ -48,6 +48,13 @@ def test_a_setting_does_not_depend_on_those_before_it(tmp_path):
     assert files(tmp_path / "both")["cvae_plot_q2.png"] == files(tmp_path / "alone")["cvae_plot_q2.png"]
 
 
+def test_samples_and_figures_never_shift_training(tmp_path):
+    for name, words in (("few", ""), ("many", "-p 3 --num-importance-samples 5 -vi 2 -vs 1")):
+        assert main.main([*TINY, *words.split(), "-nq", "1", "--output-dir", str(tmp_path / name)]) == 0
+    few, many = files(tmp_path / "few"), files(tmp_path / "many")
+    assert few["cvae_net_q1.pth"] == many["cvae_net_q1.pth"]
+
+
 def test_holdout_has_columns_for_both_splits_and_diagnostics_have_rows(tmp_path):
     words = "--holdout 30 --binarize --diagnostics -nq 2".split()
     assert main.main([*TINY, *words, "--output-dir", str(tmp_path)]) == 0

@@ -1,8 +1,11 @@
+import random
+
+import numpy as np
 import pytest
 import torch
 
 from cvae.options import UsageError
-from cvae.runtime import check_writable, choose_device, versions
+from cvae.runtime import check_writable, choose_device, seed_stage, versions
 
 
 @pytest.mark.parametrize("cuda, expected", [(True, "cuda"), (False, "cpu")])
@@ -29,6 +32,16 @@ def test_output_folder_that_is_a_file_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="can't write to .*file .File exists.: choose another --output-dir"):
         check_writable(tmp_path / "file")
+
+
+def test_stages_have_random_numbers_of_their_own():
+    def drawn(seed, stage):
+        seed_stage(seed, stage)
+        return torch.rand(()).item(), np.random.rand(), random.random()
+
+    assert drawn(0, "baseline") == drawn(0, "baseline")
+    others = [drawn(0, "CVAE"), drawn(1, "baseline"), drawn(0, "baseline")]
+    assert all(len(set(numbers)) == 3 for numbers in zip(*others))
 
 
 def test_versions_are_named():
