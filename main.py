@@ -1,13 +1,17 @@
 """Predict the missing quadrants of a digit with a conditional variational auto-encoder (CVAE).
 
 For each number of known quadrants: train the baseline, train the CVAE on top of it, estimate the
-conditional log-likelihoods (CLL) of the validation images, and draw samples.  The files of a setting
-are written when it is done.
+conditional log-likelihoods (CLL) of the validation images, and draw samples.  Every epoch is put away:
+after an interruption the same command goes on from there.
 """
 
 import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from types import FrameType
 
 from cvae.options import UsageError, parse_args
 
@@ -17,46 +21,87 @@ def run(args: argparse.Namespace) -> None:
     # These take seconds to import: here, so that --help and a bad command line need not wait for them.
     import warnings
 
-    from cvae.experiment import run_seed
+    from cvae.experiment import prepare, run_seed
+    from cvae.output import check_unmixed, claim
     from cvae.report import Table, save_tables
-    from cvae.runtime import check_writable, choose_device
+    from cvae.runtime import choose_device
     from cvae.sources import resolve_dataset
 
     device = choose_device(args.device)
     warnings.formatwarning = lambda message, *_: f"\n{'*' * 80}\nWARNING: {message}\n{'*' * 80}\n\n"
     several = len(args.seeds) > 1
     folders = {seed: args.output_dir / f"seed_{seed}" if several else args.output_dir for seed in args.seeds}
-    for folder in folders.values():
-        check_writable(folder)
-    dataset = resolve_dataset(args.dataset, args.data_dir)
+    with contextlib.ExitStack() as claims:
+        claims.enter_context(claim(args.output_dir))
+        if not args.overwrite:
+            check_unmixed(args.output_dir, several)
+        if several:
+            for folder in folders.values():
+                claims.enter_context(claim(folder))
+        dataset = resolve_dataset(args.dataset, args.data_dir)
+        checkpoints = prepare(args, dataset, folders)
 
-    tables, metrics = {}, {}
-    for seed, folder in folders.items():
-        tables[seed], metrics[seed] = run_seed(args, seed, dataset, device, folder)
-        print(f"\n{tables[seed].markdown()}\nFiles are in {folder}.", flush=True)
-    if several:
-        common = {**metrics[args.seeds[0]], "seeds": args.seeds}
-        table = Table.of_seeds(list(tables.values()), common)
-        save_tables(args.output_dir, table, {"caption": table.caption, "runs": list(metrics.values())})
-        print(f"\n{table.markdown()}\nFiles are in {args.output_dir}.", flush=True)
+        tables, metrics = {}, {}
+        for seed, folder in folders.items():
+            tables[seed], metrics[seed] = run_seed(args, seed, dataset, device, folder, checkpoints[seed])
+            print(f"\n{tables[seed].markdown()}\nFiles are in {folder}.", flush=True)
+        if several:
+            common = {**metrics[args.seeds[0]], "seeds": args.seeds}
+            table = Table.of_seeds(list(tables.values()), common)
+            save_tables(args.output_dir, table, {"caption": table.caption, "runs": list(metrics.values())})
+            print(f"\n{table.markdown()}\nFiles are in {args.output_dir}.", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     args = parse_args(argv, __doc__)
+    stopped: list[int] = []
     try:
-        run(args)
-    except UsageError as error:
-        print(f"main.py: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"main.py: interrupted; settings that were done are in {args.output_dir}", file=sys.stderr)
-        return 130
-    except (OSError, RuntimeError, MemoryError) as error:
-        print(f"main.py: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
-        return 1
-    return 0
+        with _stopping(stopped):
+            run(args)
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        if args.debug:
+            traceback.print_exc()
+        if stopped:  # whatever a library made of it
+            status, reason = 128 + stopped[0], _how_to_continue(signal.Signals(stopped[0]).name, args)
+        elif isinstance(error, UsageError):
+            status, reason = 2, f"error: {error}"
+        elif isinstance(error, (OSError, RuntimeError, MemoryError)):
+            status, reason = 1, f"error: {error or type(error).__name__}"
+        else:
+            raise
+        print(f"main.py: {' '.join(reason.split())}", file=sys.stderr)
+        return status
+
+
+@contextlib.contextmanager
+def _stopping(stopped: list[int]) -> Iterator[None]:
+    """Let SIGINT and SIGTERM interrupt the work and be noted; a second one ends the process at once."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        stopped.append(number)
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        if not stopped:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _how_to_continue(name: str, args: argparse.Namespace) -> str:
+    without = " without --overwrite" if args.overwrite else ""
+    return f"stopped by {name}: the same command{without} goes on after the last finished epoch"
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.exit(main())

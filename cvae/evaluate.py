@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import pyro
 import torch
@@ -61,6 +62,17 @@ class Evaluation:
     rows: dict[str, Estimate]
     diagnostics: dict[str, Estimate | float]
 
+    @classmethod
+    def of_plain(cls, plain: dict[str, Any]) -> "Evaluation":
+        """Make it of what ``dataclasses.asdict`` made of it."""
+        return cls(
+            rows={row: Estimate(**entry) for row, entry in plain["rows"].items()},
+            diagnostics={
+                row: Estimate(**entry) if isinstance(entry, dict) else float(entry)
+                for row, entry in plain["diagnostics"].items()
+            },
+        )
+
 
 def evaluate(
     cvae: CVAE, dataset: CVAEMNIST, *, num_particles: int = 10, num_importance_samples: int = 100
@@ -104,7 +116,7 @@ def evaluate(
             "Performance gap per pixel": Estimate.over((baseline - elbo) / missing, num_particles),
             "Effective sample size, median": sample_sizes.median().item(),
             "Effective sample size, worst percentile": sample_sizes.quantile(0.01).item(),
-            "Active latents": (latents.mean(0) > ACTIVE).sum().item(),
+            "Active latents": (latents.mean(0) > ACTIVE).sum().double().item(),
         },
     )
 

@@ -1,100 +1,28 @@
-"""One training loop with early stopping, whatever the loss."""
+"""One training loop with early stopping, whatever the loss, that can be interrupted and go on."""
 
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-__all__ = ["POLICIES", "EarlyStopping", "History", "Schedule", "TrainingError", "fit"]
+from cvae.checkpoint import Stage
+from cvae.runtime import random_state, set_random_state
+from cvae.schedule import Schedule
 
-POLICIES = ("constant", "one-cycle")
+__all__ = ["History", "Progress", "TrainingError", "fit"]
 
 
 class TrainingError(RuntimeError):
     """Training can't go on."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How weights are moved, and for how long.
-
-    Attributes:
-        learning_rate: of Adam; the peak, where it varies.
-        num_epochs: at most so many passes over the training images.
-        early_stop_patience: stop after so many epochs without a better validation loss.
-        policy: ``"constant"`` learning rate, or ``"one-cycle"``: up for three tenths of all steps and then
-            down to nearly nothing (Smith, Topin (2018), with PyTorch's defaults).
-        weight_decay: by which each step shrinks the weights, times the learning rate (Loshchilov, Hutter
-            (2019)).
-        beta2: of Adam: how slowly it forgets the squares of the gradients, in [0, 1).
-        max_grad_norm: scale a longer gradient of the batch's mean loss down to this norm.
-
-    Raises:
-        ValueError: no policy has that name.
-    """
-
-    learning_rate: float = 1e-3
-    num_epochs: int = 50
-    early_stop_patience: int = 3
-    policy: str = "constant"
-    weight_decay: float = 0.0
-    beta2: float = 0.999
-    max_grad_norm: float = math.inf
-
-    def __post_init__(self) -> None:
-        if self.policy not in POLICIES:
-            raise ValueError(f"no policy is called {self.policy!r}: choose from {', '.join(POLICIES)}")
-
-    def start(self, parameters: Iterable[nn.Parameter], steps_per_epoch: int) -> tuple[AdamW, LRScheduler]:
-        """Make the optimiser and what sets its learning rate before each step."""
-        optimizer = AdamW(
-            parameters,
-            lr=self.learning_rate,
-            betas=(0.9, self.beta2),
-            weight_decay=self.weight_decay,
-            fused=True,
-        )
-        if self.policy == "one-cycle":
-            steps = self.num_epochs * steps_per_epoch
-            return optimizer, OneCycleLR(optimizer, self.learning_rate, total_steps=steps)
-        return optimizer, ConstantLR(optimizer, factor=1)
-
-
-class EarlyStopping:
-    """Remember the best loss so far, and stop after some epochs in a row without a better one.
-
-    Args:
-        patience: number of epochs without improvement after which to stop, at least 1.
-    """
-
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
-        self.best_loss = math.inf
-        self.epochs_without_improvement = 0
-
-    def improves(self, loss: float) -> bool:
-        """Take note of the loss of one more epoch, and tell whether it is the best one yet."""
-        if loss < self.best_loss:
-            self.best_loss = loss
-            self.epochs_without_improvement = 0
-            return True
-        self.epochs_without_improvement += 1
-        return False
-
-    @property
-    def should_stop(self) -> bool:
-        return self.epochs_without_improvement >= self.patience
 
 
 @dataclass
@@ -104,86 +32,192 @@ class History:
     Attributes:
         epochs: a dict for each epoch: ``train`` and ``val`` losses, ``seconds``, and for the CVAE the two
             terms of ``val``, ``reconstruction`` and ``kl``.
-        best_epoch: number of the epoch, from 1, whose weights were kept.
-        seconds: wall-clock time of the whole run.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    seconds: float = 0.0
+
+    @property
+    def best_epoch(self) -> int:
+        """Number, from 1, of the first epoch with the lowest validation loss; 0 before there is one."""
+        losses = [epoch["val"] for epoch in self.epochs]
+        return 1 + losses.index(min(losses)) if losses else 0
+
+    @property
+    def epochs_without_improvement(self) -> int:
+        """How many epochs have passed since the best one: what early stopping waits for."""
+        return len(self.epochs) - self.best_epoch
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of all epochs."""
+        return sum(epoch["seconds"] for epoch in self.epochs)
 
     def summary(self) -> dict[str, Any]:
-        """Return all of it, and the number of epochs run, as plain values."""
-        return {"epochs_run": len(self.epochs), **asdict(self)}
+        """Return all of it as plain values."""
+        return {
+            "epochs_run": len(self.epochs),
+            "best_epoch": self.best_epoch,
+            "seconds": self.seconds,
+            "epochs": self.epochs,
+        }
+
+
+class Progress:
+    """All that an epoch of training changes.
+
+    Args:
+        net: all its parameters are trained.
+        schedule: how they are moved, and for how long.
+        steps_per_epoch: batches of training images.
+    """
+
+    def __init__(self, net: nn.Module, schedule: Schedule, steps_per_epoch: int) -> None:
+        self.net = net
+        self.schedule = schedule
+        self.steps_per_epoch = steps_per_epoch
+        self.parameters = list(net.parameters())
+        self.optimizer, self.rate = schedule.start(self.parameters, steps_per_epoch)
+        self.history = History()
+        self.best_weights: dict[str, Any] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether training has come to its last epoch, or early stopping has ended it."""
+        patience = self.schedule.early_stop_patience
+        return (
+            len(self.history.epochs) >= self.schedule.num_epochs
+            or self.history.epochs_without_improvement >= patience
+        )
+
+    def step(self, images: int) -> None:
+        """Move the parameters along the gradients of a loss that is summed over so many images."""
+        if self.schedule.max_grad_norm < math.inf:
+            clip_grad_norm_(self.parameters, self.schedule.max_grad_norm * images)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.rate.step()
+
+    def note(self, losses: dict[str, float]) -> None:
+        """Take note of one more epoch, and of the weights if it is the best one yet."""
+        self.history.epochs.append(losses)
+        if self.history.epochs_without_improvement == 0:
+            self.best_weights = copy.deepcopy(self.net.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what it takes to go on, random numbers included, or once finished the outcome only."""
+        outcome = {"epochs": self.history.epochs, "best_weights": self.best_weights}
+        if self.finished:
+            return outcome
+        return outcome | {
+            "weights": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rate": self.rate.state_dict(),
+            "random": random_state(self._device),
+        }
+
+    def load_state_dict(self, stored: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` returned.
+
+        Raises:
+            AttributeError, KeyError, RuntimeError, TypeError, ValueError: it is not that, or of another net.
+        """
+        epochs = [{str(name): float(value) for name, value in epoch.items()} for epoch in stored["epochs"]]
+        if not all(math.isfinite(value) for epoch in epochs for value in epoch.values()):
+            raise ValueError("a loss is not finite")
+        self.history = History(epochs)
+        self.net.load_state_dict(stored["best_weights"])
+        self.best_weights = copy.deepcopy(self.net.state_dict())
+        if self.finished:
+            return
+        self.net.load_state_dict(stored["weights"])
+        if stored["rate"]["last_epoch"] != len(epochs) * self.steps_per_epoch:
+            raise ValueError(f"it does not stand at the end of epoch {len(epochs)}")
+        moments = {
+            place: {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
+            for place, parameter in enumerate(self.parameters)
+        }
+        for name, fresh in (
+            ("optimizer", {**self.optimizer.state_dict(), "state": moments}),
+            ("rate", self.rate.state_dict()),
+        ):
+            if not _same_form(stored[name], fresh):
+                raise ValueError(f"its {name} has another form")
+        self.optimizer.load_state_dict(stored["optimizer"])
+        self.rate.load_state_dict(stored["rate"])
+        set_random_state(self._device, stored["random"])
+
+    @property
+    def _device(self) -> torch.device:
+        return self.parameters[0].device
+
+
+def _same_form(value: Any, model: Any) -> bool:
+    """Tell whether a value has the types, keys, lengths and shapes of another one."""
+    if isinstance(model, Tensor):
+        return isinstance(value, Tensor) and (value.shape, value.dtype) == (model.shape, model.dtype)
+    if isinstance(model, dict):
+        return (
+            isinstance(value, dict)
+            and value.keys() == model.keys()
+            and all(_same_form(value[key], model[key]) for key in model)
+        )
+    if isinstance(model, (list, tuple)):
+        return (
+            isinstance(value, type(model)) and len(value) == len(model) and all(map(_same_form, value, model))
+        )
+    return type(value) is type(model)
 
 
 def fit(
     net: nn.Module,
-    parameters: Iterable[nn.Parameter],
     loss: Callable[[dict[str, Tensor]], Tensor],
     validate: Callable[[dict[str, Tensor]], dict[str, Tensor]],
     dataloaders: dict[str, DataLoader],
     schedule: Schedule,
     label: str,
+    stage: Stage | None = None,
 ) -> History:
     """Minimise a loss, and leave a net with the weights of the best epoch.
 
     Args:
-        net: whose state dict is kept and restored.
-        parameters: those of it that are trained.
+        net: all its parameters are trained.
         loss: makes of a batch a scalar to descend on, summed over its images.
         validate: makes of a batch sums over its images by name, among them ``val``, which decides.
         dataloaders: keyed ``"train"`` and ``"val"``.
         schedule: how the parameters are moved, and for how long.
         label: how progress lines begin.
+        stage: where each epoch is put away, and where a run that was interrupted is taken up.
 
     Raises:
         TrainingError: a loss is not finite.
+        FileError: what is to be taken up does not fit.
+        OSError: an epoch can't be put away.
     """
-    history, stopping, start = History(), EarlyStopping(schedule.early_stop_patience), time.perf_counter()
-    parameters = list(parameters)
-    optimizer, rate = schedule.start(parameters, len(dataloaders["train"]))
-
-    def step(images: int) -> None:
-        if schedule.max_grad_norm < math.inf:
-            clip_grad_norm_(parameters, schedule.max_grad_norm * images)  # the loss is a sum
-        optimizer.step()
-        optimizer.zero_grad()
-        rate.step()
-
-    best_weights: dict[str, Any] = {}
-    for epoch in range(1, schedule.num_epochs + 1):
-        epoch_start = time.perf_counter()
-        title = f"{label}, epoch {epoch}/{schedule.num_epochs}"
-        losses = {"train": _train_epoch(net, loss, step, dataloaders["train"], title)}
+    progress = Progress(net, schedule, len(dataloaders["train"]))
+    if stage is not None and stage.restore(progress) and not progress.finished:
+        print(f"{label}: goes on after epoch {len(progress.history.epochs)}", flush=True)
+    while not progress.finished:
+        start = time.perf_counter()
+        title = f"{label}, epoch {len(progress.history.epochs) + 1}/{schedule.num_epochs}"
+        losses = {"train": _train_epoch(progress, loss, dataloaders["train"], title)}
         losses |= _validate_epoch(net, validate, dataloaders["val"])
         _check_finite(losses["val"], "validation", title)
-        losses["seconds"] = time.perf_counter() - epoch_start
-        history.epochs.append(losses)
-        if stopping.improves(losses["val"]):
-            history.best_epoch = epoch
-            best_weights = copy.deepcopy(net.state_dict())
+        losses["seconds"] = time.perf_counter() - start
+        progress.note(losses)
+        if stage is not None:
+            stage.keep(progress)
         print(_progress_line(title, losses), flush=True)
-        if stopping.should_stop:
-            break
-    net.load_state_dict(best_weights)
-    history.seconds = time.perf_counter() - start
-    return history
+    net.load_state_dict(progress.best_weights)
+    return progress.history
 
 
-def _train_epoch(
-    net: nn.Module,
-    loss: Callable[[Any], Tensor],
-    step: Callable[[int], None],
-    loader: DataLoader,
-    title: str,
-) -> float:
-    net.train()
+def _train_epoch(progress: Progress, loss: Callable[[Any], Tensor], loader: DataLoader, title: str) -> float:
+    progress.net.train()
     total, images = 0.0, 0
     for batch in tqdm(loader, title, leave=False, disable=None):
         batch_loss = loss(batch)
         batch_loss.backward()
-        step(len(batch["input"]))
+        progress.step(len(batch["input"]))
         _check_finite(batch_loss.item(), "training", title)
         total += batch_loss.item()
         images += len(batch["input"])

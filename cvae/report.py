@@ -1,10 +1,8 @@
 """The files that a run leaves: weights, figures, the table, and every figure with its provenance."""
 
-import contextlib
 import json
 import math
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import torch.nn as nn
 from matplotlib.figure import Figure
 
 from cvae.evaluate import Estimate, Evaluation
+from cvae.files import replacing
 
 __all__ = ["Results", "Table", "as_plain", "save_setting", "save_tables", "setting_name"]
 
@@ -39,10 +38,10 @@ def save_setting(
     """
     for name, net in nets.items():
         weights = {key: value.cpu() for key, value in net.state_dict().items()}
-        with _replacing(output_dir / f"{name}_q{num_quadrant_inputs}.pth") as path:
-            torch.save(weights, path)
-    with _replacing(output_dir / f"cvae_plot_q{num_quadrant_inputs}.png") as path:
-        figure.savefig(path, format="png", dpi=150, bbox_inches="tight")
+        with replacing(output_dir / f"{name}_q{num_quadrant_inputs}.pth") as file:
+            torch.save(weights, file)
+    with replacing(output_dir / f"cvae_plot_q{num_quadrant_inputs}.png") as file:
+        figure.savefig(file, format="png", dpi=150, bbox_inches="tight")
 
 
 def save_tables(output_dir: Path, table: "Table", metrics: dict[str, Any]) -> None:
@@ -56,12 +55,13 @@ def save_tables(output_dir: Path, table: "Table", metrics: dict[str, Any]) -> No
     Raises:
         OSError: a file can't be written; the one of that name that was there stays whole.
     """
-    with _replacing(output_dir / "results.csv") as path:
-        table.values.to_csv(path, index_label=table.caption)
-    with _replacing(output_dir / "results.md") as path:
-        path.write_text(table.markdown(), encoding="utf-8")
-    with _replacing(output_dir / "metrics.json") as path:
-        path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    for name, text in (
+        ("results.csv", table.values.to_csv(index_label=table.caption, lineterminator="\n")),
+        ("results.md", table.markdown()),
+        ("metrics.json", json.dumps(metrics, indent=2) + "\n"),
+    ):
+        with replacing(output_dir / name) as file:
+            file.write(text.encode())
 
 
 @dataclass(frozen=True)
@@ -159,14 +159,3 @@ def _cell(value: float, error: float) -> str:
         return f"{value:.1f}"
     decimals = max(1, math.ceil(-math.log10(error)))
     return f"{value:.{decimals}f} ± {error:.{decimals}f}"
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` that takes its place once it is written in full."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

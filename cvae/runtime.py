@@ -1,16 +1,15 @@
-"""What a run stands on: the device, the output folder, the versions of the libraries."""
+"""What a run stands on: the device, its random numbers, the versions of the libraries."""
 
 import platform
 import random
-import tempfile
-from pathlib import Path
 
 import pyro
 import torch
+from torch import Tensor
 
 from cvae.options import UsageError
 
-__all__ = ["check_writable", "choose_device", "seed_stage", "versions"]
+__all__ = ["choose_device", "random_state", "seed_stage", "set_random_state", "versions"]
 
 
 def choose_device(name: str) -> torch.device:
@@ -31,20 +30,6 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def check_writable(folder: Path) -> None:
-    """Make a folder and try it, so that a long run does not fail when it comes to write.
-
-    Raises:
-        OSError: it can't be made or written to; the message names it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"can't write to {folder} ({error.strerror}): choose another --output-dir") from error
-
-
 def seed_stage(seed: int, stage: str) -> None:
     """Start the random numbers of one stage of a run, so that no stage depends on what went before it.
 
@@ -55,6 +40,21 @@ def seed_stage(seed: int, stage: str) -> None:
     pyro.set_rng_seed(random.Random(f"{seed} {stage}").getrandbits(32))
 
 
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Return where PyTorch's random numbers stand; training draws from no others."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state()
+    return state
+
+
+def set_random_state(device: torch.device, state: dict[str, Tensor]) -> None:
+    """Go back to what :func:`random_state` returned; another device than then goes on with numbers of its own."""
+    torch.set_rng_state(state["cpu"])
+    if device.type in state and device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(state[device.type])
+
+
 def versions() -> dict[str, str]:
     """Name the versions that figures depend on."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "pyro": pyro.__version__}
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "pyro": pyro.__version__}

@@ -10,8 +10,10 @@ from torch.distributions import kl_divergence
 from torch.utils.data import DataLoader
 
 from cvae.baseline import PIXELS, BaselineNet, NarrowBaseline, missing_pixels
-from cvae.fit import History, Schedule, fit
+from cvae.checkpoint import Stage
+from cvae.fit import History, fit
 from cvae.model import CVAE
+from cvae.schedule import Schedule
 
 __all__ = ["ELBOS", "train_baseline", "train_cvae"]
 
@@ -24,6 +26,7 @@ def train_baseline(
     schedule: Schedule = Schedule(),
     *,
     label: str = "baseline",
+    stage: Stage | None = None,
 ) -> History:
     """Fit the baseline by maximum likelihood and leave it with its best weights.
 
@@ -32,9 +35,12 @@ def train_baseline(
         dataloaders: keyed ``"train"`` and ``"val"``, of samples with ``input`` and ``output``.
         schedule: how its weights are moved, and for how long.
         label: how progress lines begin.
+        stage: where each epoch is put away, and where a run that was interrupted is taken up.
 
     Raises:
         TrainingError: a loss is not finite.
+        FileError: what is to be taken up does not fit.
+        OSError: an epoch can't be put away.
     """
     narrow = NarrowBaseline(net, missing_pixels(dataloaders["train"].dataset[0]["input"]))
 
@@ -45,7 +51,7 @@ def train_baseline(
     def validate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"val": loss(batch)}
 
-    history = fit(narrow, narrow.parameters(), loss, validate, dataloaders, schedule, label)
+    history = fit(narrow, loss, validate, dataloaders, schedule, label, stage)
     narrow.write_to(net)
     return history
 
@@ -57,6 +63,7 @@ def train_cvae(
     *,
     elbo: str = "mean-field",
     label: str = "CVAE",
+    stage: Stage | None = None,
 ) -> History:
     r"""Fit prior, recognition and generation networks by stochastic variational inference.
 
@@ -75,9 +82,12 @@ def train_cvae(
         elbo: ``"mean-field"`` for the KL term in closed form, ``"trace"`` to sample it too.  Validation
             always has it in closed form.
         label: how progress lines begin.
+        stage: where each epoch is put away, and where a run that was interrupted is taken up.
 
     Raises:
         TrainingError: a loss is not finite.
+        FileError: what is to be taken up does not fit.
+        OSError: an epoch can't be put away.
     """
 
     differentiable_loss = ELBOS[elbo]().differentiable_loss
@@ -95,7 +105,7 @@ def train_cvae(
     # The scope keeps these parameters apart from those of any other model.  Without Pyro's own checks a
     # loss that is not finite reaches ours.
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        return fit(cvae, trained.parameters(), loss, validate, dataloaders, schedule, label)
+        return fit(trained, loss, validate, dataloaders, schedule, label, stage)
 
 
 def _elbo_terms(cvae: CVAE, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

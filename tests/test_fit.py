@@ -1,63 +1,155 @@
-import math
+import copy
+import json
+from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from cvae.fit import EarlyStopping, Schedule
+from cvae.checkpoint import Checkpoint, Stage
+from cvae.files import FileError
+from cvae.fit import History, Progress, fit
+from cvae.schedule import Schedule
+
+IMAGES: Any = [{"input": image} for image in torch.linspace(-1, 1, 10)[:, None]]
+LOADERS = {"train": DataLoader(IMAGES, 4, shuffle=True), "val": DataLoader(IMAGES, 10)}
 
 
 @pytest.mark.parametrize(
-    "patience, losses, improved, epochs",
+    "losses, best, waited",
+    [([], 0, 0), ([3], 1, 0), ([3, 2, 2], 2, 1), ([3, 4, 2, 3, 3], 3, 2), ([1, 2, 3], 1, 2), ([2, 1], 2, 0)],
+)
+def test_history_knows_its_best_epoch(losses, best, waited):
+    history = History([{"val": loss, "seconds": 2.0} for loss in losses])
+    assert (history.best_epoch, history.epochs_without_improvement) == (best, waited)
+    assert history.seconds == 2 * len(losses) and json.dumps(history.summary())
+
+
+class Scripted:
+    """A net, losses to descend on, and validation losses that are told beforehand."""
+
+    def __init__(self, val=(), dropout=0.0):
+        torch.manual_seed(0)
+        self.net = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Dropout(dropout))
+        self.val = iter(val) if val else None
+        self.weights = []
+
+    def loss(self, batch):
+        return self.net(batch["input"]).square().sum()
+
+    def validate(self, batch):
+        self.weights.append(copy.deepcopy(self.net.state_dict()))
+        return {"val": torch.tensor(10.0 * next(self.val)) if self.val else self.loss(batch)}
+
+    def fit(self, schedule, stage=None):
+        return fit(self.net, self.loss, self.validate, LOADERS, schedule, "net", stage)
+
+
+@pytest.mark.parametrize(
+    "patience, val, epochs, best",
     [
-        (1, [3, 2, 2, 1], [True, True, False], 3),
-        (2, [3, 4, 2, 3, 3, 1], [True, False, True, False, False], 5),
-        (3, [1, 2, 3, 4], [True, False, False, False], 4),
-        (3, [4, 3, 2, 1], [True, True, True, True], 4),
-        (2, [math.nan, math.nan], [False, False], 2),
+        (1, [3, 2, 2, 1], 3, 2),
+        (2, [3, 4, 2, 3, 3, 1], 5, 3),
+        (3, [1, 2, 3, 4], 4, 1),
+        (3, [4, 3, 2, 1], 4, 4),
     ],
 )
-def test_early_stopping(patience, losses, improved, epochs):
-    stopping, seen = EarlyStopping(patience), []
-    for loss in losses:
-        seen.append(stopping.improves(loss))
-        if stopping.should_stop:
-            break
-    assert seen == improved and len(seen) == epochs
-    assert stopping.best_loss == min([loss for loss, good in zip(losses, seen) if good], default=math.inf)
+def test_training_stops_early_with_the_weights_of_the_best_epoch(patience, val, epochs, best):
+    scripted = Scripted(val)
+    history = scripted.fit(Schedule(0.1, num_epochs=4 if best == 4 else 50, early_stop_patience=patience))
+    assert len(history.epochs) == len(scripted.weights) == epochs and history.best_epoch == best
+    assert [epoch["val"] for epoch in history.epochs] == pytest.approx(val[:epochs])
+    for name, value in scripted.net.state_dict().items():
+        assert torch.equal(value, scripted.weights[best - 1][name])
+        assert best == epochs or not torch.equal(value, scripted.weights[-1][name])
 
 
-def learning_rates(schedule, steps_per_epoch):
-    parameter = torch.nn.Parameter(torch.ones(1))
-    optimizer, rate = schedule.start([parameter], steps_per_epoch)
-    rates = []
-    for _ in range(schedule.num_epochs * steps_per_epoch):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        rate.step()
-    return torch.tensor(rates)
+class Cut(Exception):
+    pass
 
 
-def test_unknown_policy_is_refused():
-    with pytest.raises(ValueError, match="no policy is called 'cosine'"):
-        Schedule(policy="cosine")
+@pytest.mark.parametrize("policy", ["constant", "one-cycle"])
+@pytest.mark.parametrize("cut_after", [1, 2, 3, 4, 5])
+def test_interrupted_training_ends_as_if_it_had_not_been(tmp_path, policy, cut_after):
+    """Epochs depend on shuffled batches, dropout, moments and the learning rate: all of that goes on."""
+    schedule = Schedule(0.1, num_epochs=5, early_stop_patience=9, policy=policy, weight_decay=0.1)
+    whole = Scripted(dropout=0.5)
+    expected = whole.fit(schedule)
+
+    class Cutting(Stage):
+        def keep(self, work):
+            super().keep(work)
+            if len(work.history.epochs) == cut_after:
+                raise Cut
+
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(Cut):
+        Scripted(dropout=0.5).fit(schedule, Cutting(Checkpoint(path, {}), "net"))
+    again = Scripted(dropout=0.5)
+    history = again.fit(schedule, Stage(Checkpoint(path, {}), "net"))
+    assert len(again.weights) == 5 - cut_after
+    assert [epoch["val"] for epoch in history.epochs] == [epoch["val"] for epoch in expected.epochs]
+    assert [epoch["train"] for epoch in history.epochs] == [epoch["train"] for epoch in expected.epochs]
+    for name, value in whole.net.state_dict().items():
+        assert torch.equal(again.net.state_dict()[name], value)
 
 
-def test_constant_rate_stays():
-    assert (learning_rates(Schedule(0.01, num_epochs=5), 20) == 0.01).all()
+def spoil(content, *keys, value):
+    for key in keys[:-1]:
+        content = content[key]
+    if value is None:
+        del content[keys[-1]]
+    else:
+        content[keys[-1]] = value
 
 
-def test_one_cycle_rises_to_its_peak_and_ends_near_nothing():
-    rates = learning_rates(Schedule(0.01, num_epochs=5, policy="one-cycle"), 20)
-    peak = rates.argmax()
-    assert rates[peak] == pytest.approx(0.01, rel=1e-3) and 25 < peak < 35  # of 100 steps
-    assert (rates[1 : peak + 1] > rates[:peak]).all() and (rates[peak + 1 :] < rates[peak:-1]).all()
-    assert rates[0] < 0.01 / 20 and rates[-1] < 0.01 / 1000
-
-
-def test_weight_decay_and_beta2_reach_the_optimiser():
-    parameter = torch.nn.Parameter(torch.ones(1))
-    optimizer, _ = Schedule(0.1, weight_decay=0.5, beta2=0.9).start([parameter], 1)
-    assert optimizer.param_groups[0]["betas"] == (0.9, 0.9)
-    parameter.grad = torch.zeros(1)
-    optimizer.step()
-    assert parameter.item() == pytest.approx(1 - 0.1 * 0.5)
+@pytest.mark.parametrize(
+    "keys, value",
+    [
+        (["epochs"], None),
+        (["epochs"], 3),
+        (["epochs", 0], "an epoch"),
+        (["epochs", 0, "val"], None),
+        (["epochs", 0, "val"], float("nan")),
+        (["epochs", 0, "val"], "low"),
+        (["best_weights"], None),
+        (["best_weights", "0.weight"], None),
+        (["best_weights", "0.weight"], torch.ones(2, 1)),
+        (["best_weights", "0.more"], torch.ones(1)),
+        (["weights"], None),
+        (["weights", "0.bias"], torch.ones(7)),
+        (["weights"], []),
+        (["optimizer"], None),
+        (["optimizer", "state", 0], None),
+        (["optimizer", "state", 0, "exp_avg"], None),
+        (["optimizer", "state", 0, "exp_avg"], torch.ones(4, 4)),
+        (["optimizer", "state", 1, "exp_avg_sq"], torch.ones(1, dtype=torch.float64)),
+        (["optimizer", "state", 1, "step"], "many"),
+        (["optimizer", "param_groups", 0, "lr"], "fast"),
+        (["optimizer", "param_groups"], []),
+        (["rate"], None),
+        (["rate", "last_epoch"], 2),
+        (["rate", "last_epoch"], 3.0),
+        (["rate", "base_lrs"], None),
+        (["random"], None),
+        (["random", "cpu"], torch.zeros(3, dtype=torch.uint8)),
+        (["random", "cpu"], "anything"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(tmp_path, keys, value):
+    schedule, path = Schedule(0.1, num_epochs=1), tmp_path / "checkpoint.pt"
+    checkpoint = Checkpoint(path, {})
+    Scripted().fit(schedule, Stage(checkpoint, "net"))
+    longer = Schedule(0.1, num_epochs=9)
+    progress = Progress(Scripted().net, longer, 3)
+    for batch in LOADERS["train"]:
+        progress.net(batch["input"]).sum().backward()
+        progress.step(4)
+    progress.note({"train": 1.0, "val": 1.0, "seconds": 1.0})
+    content = copy.deepcopy(progress.state_dict())
+    checkpoint.save(net=content)
+    Scripted().fit(longer, Stage(Checkpoint(path, {}), "net"))  # as it is, it fits
+    spoil(content, *keys, value=value)
+    checkpoint.save(net=content)
+    with pytest.raises(FileError, match="checkpoint.pt does not fit this run .*--overwrite"):
+        Scripted().fit(longer, Stage(Checkpoint(path, {}), "net"))

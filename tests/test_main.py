@@ -1,5 +1,12 @@
+import importlib
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -8,17 +15,45 @@ import torch
 import main
 from cvae.model import CVAE
 
+PER_SETTING = [("checkpoint", "pt"), ("cvae_plot", "png")]
 TINY = "--dataset mnist-5k --subset 40 -n 1 -p 2 --num-importance-samples 3 -vi 3 -vs 2".split()
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """All files but checkpoints, and of ``metrics.json`` all but the times: what must not depend on how it was made."""
+
+    def timeless(value):
+        if isinstance(value, dict):
+            return {key: timeless(entry) for key, entry in value.items() if "seconds" not in key}
+        return [timeless(entry) for entry in value] if isinstance(value, list) else value
+
+    found: dict[str, Any] = {name: data for name, data in files(folder).items() if name[:10] != "checkpoint"}
+    return {**found, "metrics.json": timeless(json.loads(found["metrics.json"]))}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The folder of a run of two settings that came to its end."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert main.main([*TINY, "-nq", "1", "3", "--output-dir", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    shutil.copytree(finished, tmp_path / "copied", ignore=shutil.ignore_patterns(".lock"))
+    return tmp_path / "copied"
 
 
 def test_tiny_run_writes_every_file(tmp_path, capsys):
     assert main.main([*TINY, "-nq", "1", "3", "--output-dir", str(tmp_path), "--seed", "5"]) == 0
     expected = {f"{net}_net_q{n}.pth" for net in ("baseline", "cvae") for n in (1, 3)}
-    expected |= {"cvae_plot_q1.png", "cvae_plot_q3.png", "results.csv", "results.md", "metrics.json"}
+    expected |= {f"{name}_q{n}.{ending}" for n in (1, 3) for name, ending in PER_SETTING}
+    expected |= {"results.csv", "results.md", "metrics.json"}
     assert set(files(tmp_path)) == expected
 
     table = pd.read_csv(tmp_path / "results.csv", index_col=0)
@@ -32,7 +67,7 @@ def test_tiny_run_writes_every_file(tmp_path, capsys):
     assert metrics["seed"] == 5 and metrics["dataset"] == "mnist-5k"
     assert metrics["splits"]["val"] == {"name": split, "images": 40}
     assert metrics["settings"]["q1"]["cvae"]["epochs_run"] == 1
-    assert set(metrics["versions"]) == {"python", "torch", "pyro"}
+    assert set(metrics["settings"]["q3"]["versions"]) == {"python", "torch", "pyro"}
 
     cvae = CVAE()
     cvae.load_state_dict(torch.load(tmp_path / "cvae_net_q3.pth", weights_only=True))
@@ -86,7 +121,7 @@ def test_seeds_have_a_folder_each_and_a_table_of_means(tmp_path, capsys):
     assert main.main([*TINY, "-nq", "1", "--seeds", "4", "5", "--output-dir", str(tmp_path / "both")]) == 0
     assert main.main([*TINY, "-nq", "1", "--seed", "5", "--output-dir", str(tmp_path / "alone")]) == 0
     both = tmp_path / "both"
-    assert {path.name for path in both.iterdir()} == {
+    assert {path.name for path in both.iterdir()} - {".lock"} == {
         "seed_4",
         "seed_5",
         "results.csv",
@@ -115,29 +150,141 @@ def test_auto_falls_back_and_says_so_everywhere(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "line, status, complaint",
     [
-        ("--dataset mnist --data-dir {empty}", 1, "can't be downloaded"),
-        ("--dataset mnist-5k --device cuda", 2, "--device cuda is absent here"),
-        ("--dataset mnist-5k --subset 5 -vi 6", 2, "--num-images 6 is more than the 5 validation images"),
-        ("--dataset mnist-5k --holdout 4000", 2, "--holdout 4000 leaves no image to train on"),
-        ("--dataset mnist-5k --subset 200 -lr 1e30 -n 2", 1, "loss is"),
-        ("--dataset mnist-5k --output-dir {file}", 1, "choose another --output-dir"),
+        ("--data-dir {empty} --dataset mnist", 1, "can't be downloaded"),
+        ("--device cuda", 2, "--device cuda is absent here"),
+        ("--subset 5 -vi 6", 2, "--num-images 6 is more than the 5 validation images"),
+        ("--holdout 4000", 2, "--holdout 4000 leaves no image to train on"),
+        ("--subset 4001", 2, "--subset 4001 is more than the 4,000 training images"),
+        ("--output-dir {file}/below", 2, "choose another --output-dir"),
+        ("--output-dir " + "x" * 300, 2, "(File name too long): choose another --output-dir"),
+        ("-lr 0.5", 2, "(--learning-rate 0.001 there, 0.5 here)"),
+        ("--seed 1 -p 3", 2, "(--num-particles 2 there, 3 here; --seed 0 there, 1 here)"),
+        ("--seeds 0 1", 2, "checkpoint_q1.pt is there from another run"),
+        ("--output-dir {strange}", 2, "results.csv is there from another run"),
     ],
 )
 def test_failure_is_one_clear_line_and_overwrites_nothing(
-    tmp_path, monkeypatch, capsys, line, status, complaint
+    copied, tmp_path, monkeypatch, capsys, line, status, complaint
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    results = tmp_path / "results"
-    results.mkdir()
-    for name in ("results.csv", "baseline_net_q1.pth", "cvae_net_q1.pth", "metrics.json"):
-        (results / name).write_text("an earlier run's")
     (tmp_path / "file").write_text("")
-    before = files(results)
-    words = line.format(empty=tmp_path / "empty", file=tmp_path / "file").split()
-    assert main.main(["--output-dir", str(results), *words]) == status
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    (strange / "results.csv").write_text("somebody's")
+    before = files(copied) | files(strange)
+    words = line.format(empty=tmp_path / "empty", file=tmp_path / "file", strange=strange).split()
+    assert main.main([*TINY, "--output-dir", str(copied), *words]) == status
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1].startswith("main.py: error: ") and complaint in lines[-1]
-    assert files(results) == before
+    assert files(copied) | files(strange) == before
+
+
+def test_loss_that_is_not_finite_ends_the_run(tmp_path, capsys):
+    assert main.main([*TINY, "-lr", "1e30", "-n", "2", "--output-dir", str(tmp_path)]) == 1
+    assert "loss is nan: try a smaller --learning-rate" in capsys.readouterr().err
+    assert not files(tmp_path)
+
+
+def test_debug_shows_where_an_error_came_from(tmp_path, capsys):
+    words = ["--dataset", "mnist", "--data-dir", str(tmp_path), "--output-dir", str(tmp_path / "out")]
+    for debug in ([], ["--debug"]):
+        assert main.main([*words, *debug]) == 1
+        assert ("Traceback" in capsys.readouterr().err) == bool(debug)
+
+
+def never(*_):
+    raise AssertionError("this was done before")
+
+
+def test_finished_run_is_repeated_from_what_is_stored(copied, monkeypatch, capsys):
+    before = files(copied)
+    table = (copied / "results.md").read_text()
+    (copied / "cvae_plot_q1.png").unlink()
+    (copied / "cvae_net_q3.pth").write_text("damaged")
+    monkeypatch.setattr("cvae.fit._train_epoch", never)
+    monkeypatch.setattr("cvae.experiment.evaluate", never)
+    assert main.main([*TINY, "-nq", "1", "3", "--output-dir", str(copied)]) == 0
+    out = capsys.readouterr().out
+    assert table in out and out.count("epoch") == 0
+    assert files(copied) == before
+
+
+def test_settings_of_one_command_after_another_share_a_table(finished, tmp_path):
+    for n in "31":
+        assert main.main([*TINY, "-nq", n, "--output-dir", str(tmp_path)]) == 0
+    assert outcome(tmp_path) == outcome(finished)
+
+
+def test_overwrite_starts_afresh(copied, monkeypatch, capsys):
+    (copied / "notes.txt").write_text("mine")
+    assert main.main([*TINY, "-nq", "2", "--seed", "1", "--overwrite", "--output-dir", str(copied)]) == 0
+    table = pd.read_csv(copied / "results.csv", index_col=0)
+    assert list(table.columns) == ["2 quadrants"] and "seed 1" in table.index.name
+    assert {name for name in files(copied) if "q1" in name or "q3" in name} == set()
+    assert (copied / "notes.txt").read_text() == "mine"
+
+
+def test_single_run_is_not_put_among_seeds(tmp_path, capsys):
+    words = [*TINY, "-nq", "3", "--output-dir", str(tmp_path)]
+    assert main.main([*words, "--seeds", "0", "1"]) == 0
+    assert main.main(words) == 2
+    assert "seed_0/checkpoint_q3.pt is there from another run" in capsys.readouterr().err
+    assert main.main([*words, "--seeds", "0", "1", "2"]) == 0  # more of them go on
+    assert "mean of seeds 0, 1, 2" in capsys.readouterr().out
+    assert main.main([*words, "--overwrite"]) == 0
+    assert not list(tmp_path.glob("seed_*/[!.]*"))
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    "place", ["cvae.fit._validate_epoch", "cvae.experiment.evaluate", "cvae.files.os.replace"]
+)
+def test_stopped_run_goes_on_and_ends_as_if_it_had_not_been(
+    tmp_path, finished, monkeypatch, capsys, name, place
+):
+    """Stop at the place, every time that it is reached, until the run comes to its end."""
+    words = [*TINY, "-nq", "1", "3", "--output-dir", str(tmp_path)]
+    number, stops = getattr(signal, name), 0
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    while stops < 30:
+        with monkeypatch.context() as patch:
+            patch.setattr(place, _stopping_after(stops, place, number))
+            status = main.main(words)
+        for each, handler in zip((signal.SIGINT, signal.SIGTERM), before):
+            signal.signal(each, handler)
+        if status == 0:
+            break
+        stops += 1
+        assert status == 128 + number
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert line == f"main.py: stopped by {name}: the same command goes on after the last finished epoch"
+    assert stops > 1 and outcome(tmp_path) == outcome(finished)
+
+
+def _stopping_after(calls, place, number):
+    module, name = place.rsplit(".", 1)
+    original = getattr(importlib.import_module(module.removesuffix(".os")), "os" if ".os" in place else name)
+    original = getattr(original, name, original)
+
+    def call(*args, **kwargs):
+        nonlocal calls
+        calls -= 1
+        if calls < 0:
+            os.kill(os.getpid(), number)
+        return original(*args, **kwargs)
+
+    return call
+
+
+def test_second_run_in_a_folder_is_refused(tmp_path, capsys):
+    program = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); input()"
+    command = [sys.executable, "-c", program, str(tmp_path / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        assert main.main([*TINY, "--output-dir", str(tmp_path)]) == 1
+        assert f"another run is writing to {tmp_path}: wait for it" in capsys.readouterr().err
+        other.kill()
+    assert main.main([*TINY, "-nq", "3", "--output-dir", str(tmp_path)]) == 0  # a dead run holds nothing
 
 
 def test_a_single_image_gives_figures_without_standard_errors(tmp_path):
@@ -145,12 +292,3 @@ def test_a_single_image_gives_figures_without_standard_errors(tmp_path):
     assert "±" not in (tmp_path / "results.md").read_text().split("\n", 1)[1]
     rows = json.loads((tmp_path / "metrics.json").read_text())["results"]["q3"]["val"]["rows"]
     assert all(row["standard_error"] is None and row["num_images"] == 1 for row in rows.values())
-
-
-def test_interruption_ends_without_a_traceback(tmp_path, monkeypatch, capsys):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("cvae.experiment.train_baseline", interrupt)
-    assert main.main([*TINY, "--output-dir", str(tmp_path)]) == 130
-    assert "interrupted" in capsys.readouterr().err

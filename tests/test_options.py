@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from cvae.fit import POLICIES
 from cvae.model import ACTIVATIONS, GENERATION_INPUTS
 from cvae.options import make_parser, parse_args
 from cvae.recipes import RECIPES, describe
+from cvae.schedule import POLICIES
 from cvae.sources import DATASETS
 from cvae.train import ELBOS
 
@@ -67,10 +67,6 @@ def test_recipes_set_the_same_flags_which_override_them():
     changed = {key for key, value in RECIPES["best"].items() if args[key] != value}
     assert changed == {"batch_size", "learning_rate"}
     assert describe(args) == "recipe best with --learning-rate 0.5 --batch-size 7"
-
-
-def test_repeated_settings_are_run_once():
-    assert parse_args("-nq 3 1 3".split()).num_quadrant_inputs == [3, 1]
 
 
 @pytest.mark.parametrize(

@@ -102,16 +102,3 @@ def test_weights_are_plain_state_dicts(tmp_path):
     }
     weights = torch.load(tmp_path / "cvae_net_q2.pth", weights_only=True)
     assert list(weights) == ["weight", "bias"] and torch.equal(weights["weight"], net.weight)
-
-
-def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    def fill_the_disk(self, text, **_):
-        self.write_bytes(text[:3].encode())
-        raise OSError("No space left on device")
-
-    (tmp_path / "results.md").write_text("an earlier run's")
-    monkeypatch.setattr("pathlib.Path.write_text", fill_the_disk)
-    with pytest.raises(OSError, match="No space"):
-        save_tables(tmp_path, tables_of(100)[0], {})
-    assert (tmp_path / "results.md").read_bytes() == b"an earlier run's"
-    assert {path.name for path in tmp_path.iterdir()} == {"results.md", "results.csv"}

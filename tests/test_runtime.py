@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cvae.options import UsageError
-from cvae.runtime import check_writable, choose_device, seed_stage, versions
+from cvae.runtime import choose_device, seed_stage, versions
 
 
 @pytest.mark.parametrize("cuda, expected", [(True, "cuda"), (False, "cpu")])
@@ -21,17 +21,6 @@ def test_absent_device_is_an_error(monkeypatch, name):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UsageError, match=f"--device {name} is absent here: choose from cpu"):
         choose_device(name)
-
-
-def test_output_folder_is_made_and_left_empty(tmp_path):
-    check_writable(tmp_path / "a" / "b")
-    assert list((tmp_path / "a" / "b").iterdir()) == []
-
-
-def test_output_folder_that_is_a_file_is_an_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="can't write to .*file .File exists.: choose another --output-dir"):
-        check_writable(tmp_path / "file")
 
 
 def test_stages_have_random_numbers_of_their_own():

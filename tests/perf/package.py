@@ -7,8 +7,8 @@ from cvae.baseline import BaselineNet
 from cvae.data import get_data, make_loader
 from cvae.estimators import baseline_nll, estimate_cll, monte_carlo
 from cvae.experiment import VALIDATION_BATCH_SIZE
-from cvae.fit import Schedule
 from cvae.model import CVAE
+from cvae.schedule import Schedule
 from cvae.train import train_baseline, train_cvae
 
 

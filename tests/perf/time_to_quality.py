@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from cvae.fit import EarlyStopping
+from cvae.fit import History
 
 from .compare import timed
 from .tutorial_way import TutorialWay
@@ -82,14 +82,15 @@ def tutorial(data_dir: str, images: int = 60_000) -> float:
 def count_epochs(data_dir: str, images: int = 60_000) -> tuple[int, int]:
     """Train the tutorial's way: the baseline with early stopping, then the CVAE until it has the quality."""
     torch.manual_seed(0)
-    way, stopping = TutorialWay(data_dir, images, keep_samples=True), EarlyStopping(PATIENCE)
+    way, history = TutorialWay(data_dir, images, keep_samples=True), History()
     best_weights = way.baseline.state_dict()
     for baseline_epochs in range(1, MAX_EPOCHS + 1):
         loss = way.baseline_epoch()
         print(f"baseline, epoch {baseline_epochs}: {loss:.2f}", flush=True)
-        if stopping.improves(loss):
+        history.epochs.append({"val": loss})
+        if history.epochs_without_improvement == 0:
             best_weights = copy.deepcopy(way.baseline.state_dict())
-        if stopping.should_stop:
+        if history.epochs_without_improvement >= PATIENCE:
             break
     way.baseline.load_state_dict(best_weights)
     for cvae_epochs in range(1, MAX_EPOCHS + 1):

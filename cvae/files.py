@@ -1,0 +1,90 @@
+"""Files that are whole: written beside their place and moved there, and checked before they are believed."""
+
+import contextlib
+import os
+import pickle
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+__all__ = ["FileError", "read", "replacing"]
+
+
+class FileError(RuntimeError):
+    """A file that is there can't be trusted."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file beside ``path`` that takes its place once it is on the disk in full.
+
+    Whatever happens, even a loss of power, ``path`` is the old file or the new one.
+
+    Raises:
+        OSError: it can't be written; the message names it.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _flush_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        # PyTorch gives a failed write as a RuntimeError with the reason behind it
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(
+            f"can't write {path} ({cause.strerror}): what was saved before is whole; when that is put right, "
+            "the same command continues"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Have the disk remember a move; not every system can be asked to."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def read(path: Path) -> Any:
+    """Read tensors and plain values that ``torch.save`` wrote; code in the file is refused, never run.
+
+    Args:
+        path: a file in PyTorch's zip format, which holds a CRC-32 of each part.  PyTorch itself does not
+            compare these.
+
+    Returns:
+        What was saved, on the CPU.
+
+    Raises:
+        FileError: it can't be read, is damaged, or holds more than tensors and plain values.
+    """
+    if not path.is_file():
+        raise FileError(f"{path} is not a file" if path.exists() else f"{path} is missing")
+    try:
+        with open(path, "rb") as file:
+            with zipfile.ZipFile(file) as archive:
+                if archive.testzip() is not None:
+                    raise zipfile.BadZipFile
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise FileError(f"{path} can't be read ({error.strerror})") from error
+    except pickle.UnpicklingError as error:
+        raise FileError(
+            f"{path} holds more than tensors and plain values, perhaps code; nothing of it was run"
+        ) from error
+    except Exception as error:  # a damaged file makes the parsers raise almost anything
+        raise FileError(f"{path} is damaged, or no file of PyTorch") from error
