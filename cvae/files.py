@@ -76,7 +76,8 @@ def read(path: Path) -> Any:
     try:
         with open(path, "rb") as file:
             with zipfile.ZipFile(file) as archive:
-                if archive.testzip() is not None:
+                # of an entry that is marked as a folder PyTorch would return memory that nobody wrote to
+                if archive.testzip() is not None or any(map(_is_odd, archive.infolist())):
                     raise zipfile.BadZipFile
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -88,3 +89,8 @@ def read(path: Path) -> Any:
         ) from error
     except Exception as error:  # a damaged file makes the parsers raise almost anything
         raise FileError(f"{path} is damaged, or no file of PyTorch") from error
+
+
+def _is_odd(entry: zipfile.ZipInfo) -> bool:
+    """Tell whether PyTorch would not have written an entry like this: compressed, or no plain file."""
+    return entry.compress_type != zipfile.ZIP_STORED or entry.external_attr != 0

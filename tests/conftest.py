@@ -7,6 +7,7 @@ import struct
 import pyro
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor
 from torchvision.transforms import Compose
 
@@ -15,6 +16,10 @@ from cvae.baseline import BaselineNet
 from cvae.data import CVAEMNIST, MaskImages, ToTensor, get_data
 from cvae.model import CVAE
 from cvae.sources import Digits
+
+# Always the same examples, however long one takes.
+settings.register_profile("seeded", derandomize=True, deadline=None, database=None)
+settings.load_profile("seeded")
 
 Z_DIM, HIDDEN_1, HIDDEN_2 = 3, 16, 12
 

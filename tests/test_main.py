@@ -205,7 +205,7 @@ def test_finished_run_is_repeated_from_what_is_stored(copied, monkeypatch, capsy
     monkeypatch.setattr("cvae.experiment.evaluate", never)
     assert main.main([*TINY, "-nq", "1", "3", "--output-dir", str(copied)]) == 0
     out = capsys.readouterr().out
-    assert table in out and out.count("epoch") == 0
+    assert table in out and out.count(", epoch ") == 0
     assert files(copied) == before
 
 
@@ -277,7 +277,13 @@ def _stopping_after(calls, place, number):
 
 
 def test_second_run_in_a_folder_is_refused(tmp_path, capsys):
-    program = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); input()"
+    program = """if True:
+        import filelock, sys
+        lock = filelock.FileLock(sys.argv[1])
+        lock.acquire()
+        print("held", flush=True)
+        input()
+    """
     command = [sys.executable, "-c", program, str(tmp_path / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"

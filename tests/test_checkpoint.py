@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from cvae.checkpoint import Checkpoint, Stage
+from cvae.files import FileError, replacing
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "checkpoint_q1.pt"
+
+
+def test_checkpoint_is_what_was_saved(path):
+    checkpoint = Checkpoint(path, {"seed": 3, "rate": float("inf"), "subset": None})
+    assert not path.exists() and checkpoint.parts == {}
+    checkpoint.save(first=[1, "two"])
+    checkpoint.save(second=torch.ones(2), first=None)
+    again = Checkpoint(path, {"seed": 4})
+    assert again.settings == {"seed": 3, "rate": float("inf"), "subset": None}
+    assert again.parts["first"] is None and torch.equal(again.parts["second"], torch.ones(2))
+
+
+def test_stage_exchanges_its_own_part_only(path):
+    net, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    checkpoint = Checkpoint(path, {})
+    assert not Stage(checkpoint, "baseline").restore(other)
+    Stage(checkpoint, "baseline").keep(net)
+    again = Checkpoint(path, {})
+    assert not Stage(again, "CVAE").restore(other) and Stage(again, "baseline").restore(other)
+    assert torch.equal(net.weight, other.weight)
+
+
+@pytest.mark.parametrize(
+    "content, cause",
+    [
+        ([], "TypeError"),
+        ("a text", "TypeError"),
+        (torch.ones(3), "does not fit"),
+        ({}, "KeyError: 'format'"),
+        ({"format": 0, "settings": {}, "parts": {}}, "format is 0 instead of 1"),
+        ({"format": 1, "parts": {}}, "KeyError: 'settings'"),
+        ({"format": 1, "settings": 3, "parts": {}}, "TypeError"),
+        ({"format": 1, "settings": {}, "parts": "none"}, "ValueError"),
+        ({"format": 1, "settings": {}, "parts": {"baseline": 7}}, "TypeError|AttributeError"),
+        ({"format": 1, "settings": {}, "parts": {"baseline": {}}}, "Missing key"),
+        ({"format": 1, "settings": {}, "parts": {"baseline": {"weight": torch.ones(3, 2)}}}, "Missing key"),
+        (
+            {"format": 1, "settings": {}, "parts": {"baseline": torch.nn.Linear(5, 3).state_dict()}},
+            "size mismatch",
+        ),
+        (
+            {"format": 1, "settings": {}, "parts": {"baseline": {"weight": "w", "bias": "b"}}},
+            "does not fit",
+        ),
+    ],
+)
+def test_content_that_does_not_fit_is_refused_by_name(path, content, cause):
+    with replacing(path) as file:
+        torch.save(content, file)
+    with pytest.raises(FileError, match=cause) as failure:
+        Stage(Checkpoint(path, {}), "baseline").restore(torch.nn.Linear(2, 3))
+    message = str(failure.value)
+    assert (
+        message.startswith(str(path)) and "\n" not in message and "start afresh with --overwrite" in message
+    )
