@@ -1,12 +1,13 @@
+import errno
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,24 +16,15 @@ import torch
 import main
 from cvae.model import CVAE
 
+from .faults.runs import outcome
+from .test_files import Hostile
+
 PER_SETTING = [("checkpoint", "pt"), ("cvae_plot", "png")]
 TINY = "--dataset mnist-5k --subset 40 -n 1 -p 2 --num-importance-samples 3 -vi 3 -vs 2".split()
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
-
-
-def outcome(folder: Path) -> dict[str, Any]:
-    """All files but checkpoints, and of ``metrics.json`` all but the times: what must not depend on how it was made."""
-
-    def timeless(value):
-        if isinstance(value, dict):
-            return {key: timeless(entry) for key, entry in value.items() if "seconds" not in key}
-        return [timeless(entry) for entry in value] if isinstance(value, list) else value
-
-    found: dict[str, Any] = {name: data for name, data in files(folder).items() if name[:10] != "checkpoint"}
-    return {**found, "metrics.json": timeless(json.loads(found["metrics.json"]))}
+    return {path.name: path.read_bytes() for path in folder.glob("[!.]*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +266,73 @@ def _stopping_after(calls, place, number):
         return original(*args, **kwargs)
 
     return call
+
+
+@pytest.mark.parametrize("written", range(0, 14, 3))
+def test_full_disk_ends_the_run_which_goes_on_with_room(tmp_path, finished, monkeypatch, capsys, written):
+    """The disk has room for so many files, and then for none."""
+    files_written = 0
+
+    def fill(file):
+        nonlocal files_written
+        files_written += 1
+        if files_written > written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(file)
+
+    words, fsync = [*TINY, "-nq", "1", "3", "--output-dir", str(tmp_path)], os.fsync
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fill)
+        assert main.main(words) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert re.match(
+        "main.py: error: can't write .* .No space left on device.: what was saved before is", line
+    )
+    assert not list(tmp_path.glob(".*.part"))
+    assert main.main(words) == 0 and outcome(tmp_path) == outcome(finished)
+
+
+def test_removed_folder_ends_the_run(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "results"
+    monkeypatch.setattr("cvae.experiment.draw_samples", lambda *_: shutil.rmtree(folder))
+    monkeypatch.setattr("cvae.experiment.plot_samples", lambda *_, **__: None)
+    assert main.main([*TINY, "-nq", "3", "--output-dir", str(folder)]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("main.py: error: can't write") and "No such file or directory" in line
+
+
+@pytest.mark.parametrize(
+    "damage, complaint",
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "is damaged, or no file of PyTorch"),
+        (lambda path: path.write_bytes(b""), "is damaged, or no file of PyTorch"),
+        (lambda path: (path.unlink(), path.mkdir()), "is not a file"),
+        (lambda path: torch.save({"format": 1}, path), "does not fit this run (KeyError: 'settings')"),
+        (
+            lambda path: torch.save(Hostile(path.with_name("made")), path),
+            "holds more than tensors and plain values",
+        ),
+        (lambda path: change(path, "outcome", {}), "does not fit this run"),
+        (
+            lambda path: change(path, "outcome", {"evaluations": {"val": {"rows": 3}}}),
+            "does not fit this run",
+        ),
+        (lambda path: change(path, "CVAE", {"epochs": []}), "does not fit this run"),
+    ],
+)
+def test_damaged_checkpoint_is_refused_and_stays(copied, capsys, damage, complaint):
+    damage(copied / "checkpoint_q3.pt")
+    before = files(copied) if complaint != "is not a file" else {}
+    assert main.main([*TINY, "-nq", "1", "3", "--output-dir", str(copied)]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"main.py: error: {copied}/checkpoint_q3.pt {complaint}") and "--overwrite" in line
+    assert not before or files(copied) == before
+
+
+def change(path, part, content):
+    stored = torch.load(path, weights_only=True)
+    stored["parts"][part] = content
+    torch.save(stored, path)
 
 
 def test_second_run_in_a_folder_is_refused(tmp_path, capsys):

@@ -1,0 +1,9 @@
+"""Run all the fault tests, which takes minutes: ``python -m tests.faults``."""
+
+import sys
+
+from . import full_disk, kills, two_runs
+
+sys.argv = [sys.argv[0]]
+failed = [module.__name__ for module in (kills, full_disk, two_runs) if module.main()]
+raise SystemExit(f"failed: {', '.join(failed)}" if failed else 0)

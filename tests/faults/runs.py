@@ -1,0 +1,85 @@
+"""Start small runs of the program quickly, each in a process of its own, and compare what they leave."""
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import cvae.experiment  # noqa: F401  so that no child has to import it
+import main
+from cvae.sources import load_digits
+
+SMALL = "--dataset mnist-5k --subset 600 -n 4 -p 3 --num-importance-samples 40 -vi 3 -vs 2 -nq 1 3".split()
+
+
+class Child:
+    """``main.py`` with a command line, in a copy of this process.
+
+    Args:
+        words: the command line.
+        log: file for what it prints.
+        first: called in the child before it starts.
+    """
+
+    def __init__(self, words: list[str], log: Path, first: Callable[[], None] = lambda: None) -> None:
+        torch.set_num_threads(1)  # a copy of a process has none of its threads
+        load_digits("mnist-5k", "", True, False)
+        self.log = log
+        log.write_bytes(b"")
+        self.start = time.monotonic()
+        self.status: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            with open(log, "wb", buffering=0) as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+                status = 70
+                with contextlib.suppress(BaseException):
+                    first()
+                    status = main.main(words)
+                os._exit(status)
+
+    def wait(self) -> int:
+        """Return the exit status, or minus the number of the signal that ended it."""
+        if self.status is None:
+            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.status
+
+    def wait_for(self, condition: Callable[[], bool]) -> bool:
+        """Wait until the condition holds, and tell whether the child still runs."""
+        while not condition():
+            pid, code = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = os.waitstatus_to_exitcode(code)
+                return False
+            time.sleep(0.002)
+        return True
+
+    def kill(self) -> bool:
+        """Kill it if it still runs, and tell whether it did."""
+        if self.status is None:
+            os.kill(self.pid, signal.SIGKILL)
+        return self.wait() == -signal.SIGKILL
+
+    def printed(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """All files but the checkpoints, byte for byte, and of ``metrics.json`` all but the times."""
+
+    def timeless(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: timeless(entry) for key, entry in value.items() if "seconds" not in key}
+        return [timeless(entry) for entry in value] if isinstance(value, list) else value
+
+    found: dict[str, Any] = {
+        path.name: path.read_bytes() for path in folder.glob("[!.]*") if path.suffix != ".pt"
+    }
+    return {**found, "metrics.json": timeless(json.loads(found["metrics.json"]))}
