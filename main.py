@@ -7,6 +7,7 @@ after an interruption the same command goes on from there.
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 import traceback
@@ -102,6 +103,8 @@ def _how_to_continue(name: str, args: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed: give its number to what no other file must take it for
+            setattr(sys, name, open(os.devnull, "w"))
+        getattr(sys, name).reconfigure(errors="backslashreplace")
     sys.exit(main())

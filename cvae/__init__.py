@@ -1,8 +1,9 @@
 """Conditional variational auto-encoder for structured prediction, in Pyro.
 
 Read the modules in the order in which data flows: ``sources`` and ``data``, ``baseline``, ``model``,
-``recipes``, ``fit`` and ``train``, ``estimators`` and ``evaluate``, ``plot`` and ``report``; ``experiment`` wires them
-together, and ``main.py`` is the command line.
+``recipes``, ``schedule``, ``fit`` and ``train``, ``estimators`` and ``evaluate``, ``plot`` and ``report``;
+``files``, ``checkpoint`` and ``output`` keep what was done; ``experiment`` wires them together, and ``main.py`` is the
+command line.
 """
 
 # Sizes of the tutorial's networks: the only place where they are written down.

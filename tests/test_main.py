@@ -19,6 +19,7 @@ from cvae.model import CVAE
 from .faults.runs import outcome
 from .test_files import Hostile
 
+ROOT = Path(__file__).parents[1]
 PER_SETTING = [("checkpoint", "pt"), ("cvae_plot", "png")]
 TINY = "--dataset mnist-5k --subset 40 -n 1 -p 2 --num-importance-samples 3 -vi 3 -vs 2".split()
 
@@ -333,6 +334,18 @@ def change(path, part, content):
     stored = torch.load(path, weights_only=True)
     stored["parts"][part] = content
     torch.save(stored, path)
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">/dev/full"])
+def test_streams_that_can_not_be_written_to(tmp_path, redirection):
+    """Closed ones are done without, and a full one ends the run; neither shows a traceback."""
+    words = " ".join([sys.executable, "main.py", *TINY, "-nq", "3", "--output-dir", str(tmp_path)])
+    done = subprocess.run(
+        ["bash", "-c", f"{words} {redirection}"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+    assert done.returncode == (1 if "full" in redirection else 0)
+    assert (tmp_path / "results.md").exists() == ("full" not in redirection)
 
 
 def test_second_run_in_a_folder_is_refused(tmp_path, capsys):
