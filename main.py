@@ -22,6 +22,7 @@ def run(args: argparse.Namespace) -> None:
     # These take seconds to import: here, so that --help and a bad command line need not wait for them.
     import warnings
 
+    from cvae import distributed
     from cvae.experiment import prepare, run_seed
     from cvae.output import check_unmixed, claim
     from cvae.report import Table, save_tables
@@ -32,30 +33,37 @@ def run(args: argparse.Namespace) -> None:
     warnings.formatwarning = lambda message, *_: f"\n{'*' * 80}\nWARNING: {message}\n{'*' * 80}\n\n"
     several = len(args.seeds) > 1
     folders = {seed: args.output_dir / f"seed_{seed}" if several else args.output_dir for seed in args.seeds}
-    with contextlib.ExitStack() as claims:
-        claims.enter_context(claim(args.output_dir))
-        if not args.overwrite:
-            check_unmixed(args.output_dir, several)
-        if several:
-            for folder in folders.values():
-                claims.enter_context(claim(folder))
-        dataset = resolve_dataset(args.dataset, args.data_dir)
-        checkpoints = prepare(args, dataset, folders)
-
-        tables, metrics = {}, {}
-        for seed, folder in folders.items():
-            tables[seed], metrics[seed] = run_seed(args, seed, dataset, device, folder, checkpoints[seed])
-            print(f"\n{tables[seed].markdown()}\nFiles are in {folder}.", flush=True)
-        if several:
-            common = {**metrics[args.seeds[0]], "seeds": args.seeds}
-            table = Table.of_seeds(list(tables.values()), common)
-            save_tables(args.output_dir, table, {"caption": table.caption, "runs": list(metrics.values())})
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(distributed.joined(device))
+        if distributed.is_main():
+            stack.enter_context(claim(args.output_dir))
+            if not args.overwrite:
+                check_unmixed(args.output_dir, several)
+            if several:
+                for folder in folders.values():
+                    stack.enter_context(claim(folder))
+        dataset = distributed.share(
+            resolve_dataset(args.dataset, args.data_dir) if distributed.is_main() else args.dataset
+        )
+        tables, metrics = [], []
+        for each in prepare(args, dataset, device, folders):
+            table, metric = run_seed(each)
+            tables.append(table)
+            metrics.append(metric)
+            print(f"\n{table.markdown()}\nFiles are in {each.folder}.", flush=True)
+        if several and distributed.is_main():
+            table = Table.of_seeds(tables, {**metrics[0], "seeds": args.seeds})
+            save_tables(args.output_dir, table, {"caption": table.caption, "runs": metrics})
             print(f"\n{table.markdown()}\nFiles are in {args.output_dir}.", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     args = parse_args(argv, __doc__)
+    if (
+        int(os.environ.get("RANK", 0)) > 0 and not args.debug
+    ):  # one process of those of torchrun speaks for all
+        sys.stdout = sys.stderr = open(os.devnull, "w")
     stopped: list[int] = []
     try:
         with _stopping(stopped):

@@ -6,7 +6,8 @@ Read the modules in the order in which data flows: ``sources`` and ``data``, ``b
 command line.
 """
 
-# Sizes of the tutorial's networks: the only place where they are written down.
+# Sizes of the tutorial's images and networks: the only place where they are written down.
+NUM_PIXELS = 784  # 28 x 28
 HIDDEN_1 = 500
 HIDDEN_2 = 500
 Z_DIM = 200

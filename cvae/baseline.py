@@ -5,11 +5,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from cvae import HIDDEN_1, HIDDEN_2
+from cvae import HIDDEN_1, HIDDEN_2, NUM_PIXELS
 
-__all__ = ["PIXELS", "BaselineNet", "MaskedBCELoss", "NarrowBaseline", "missing_pixels"]
-
-PIXELS = 784  # 28 x 28
+__all__ = ["BaselineNet", "MaskedBCELoss", "NarrowBaseline", "missing_pixels"]
 
 
 class BaselineNet(nn.Module):
@@ -20,22 +18,26 @@ class BaselineNet(nn.Module):
     Args:
         hidden_1: units of the first hidden layer.
         hidden_2: units of the second hidden layer.
+        num_pixels: height times width of an image.
     """
 
-    def __init__(self, hidden_1: int = HIDDEN_1, hidden_2: int = HIDDEN_2) -> None:
+    def __init__(
+        self, hidden_1: int = HIDDEN_1, hidden_2: int = HIDDEN_2, num_pixels: int = NUM_PIXELS
+    ) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(PIXELS, hidden_1)
+        self.num_pixels = num_pixels
+        self.fc1 = nn.Linear(num_pixels, hidden_1)
         self.fc2 = nn.Linear(hidden_1, hidden_2)
-        self.fc3 = nn.Linear(hidden_2, PIXELS)
+        self.fc3 = nn.Linear(hidden_2, num_pixels)
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return pixel probabilities in [0, 1], shape (batch, 784), for images of any shape with 784 pixels."""
+        """Return pixel probabilities in [0, 1], shape (batch, num_pixels), for images of any shape."""
         return torch.sigmoid(self.logits(x))
 
     def logits(self, x: Tensor) -> Tensor:
-        """Return the log odds of all pixels, shape (batch, 784)."""
-        hidden = self.relu(self.fc1(x.reshape(-1, PIXELS)))
+        """Return the log odds of all pixels, shape (batch, num_pixels)."""
+        hidden = self.relu(self.fc1(x.reshape(-1, self.num_pixels)))
         hidden = self.relu(self.fc2(hidden))
         return self.fc3(hidden)
 
@@ -56,7 +58,8 @@ class NarrowBaseline(nn.Module):
     def __init__(self, net: BaselineNet, missing: Tensor) -> None:
         super().__init__()
         self.missing = missing
-        self.known = torch.ones(PIXELS, device=missing.device).index_fill(0, missing, 0).nonzero().squeeze(-1)
+        everywhere = torch.ones(net.num_pixels, device=missing.device)
+        self.known = everywhere.index_fill(0, missing, 0).nonzero().squeeze(-1)
         first, last = net.fc1.weight.detach(), net.fc3.weight.detach()
         self.fc1 = _layer(torch.cat([first[:, self.known], _mean_column(first, missing)], 1), net.fc1.bias)
         self.fc2 = net.fc2
@@ -65,7 +68,7 @@ class NarrowBaseline(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the log odds of the missing pixels, shape (batch, missing), for whole images."""
-        x = x.reshape(-1, PIXELS)
+        x = x.flatten(1)
         known, background = x.index_select(1, self.known), x[:, self.missing[:1]] * len(self.missing)
         hidden = self.relu(self.fc1(torch.cat([known, background], 1)))
         hidden = self.relu(self.fc2(hidden))
@@ -124,8 +127,8 @@ class MaskedBCELoss(nn.Module):
 
 
 def missing_pixels(x: Tensor, masked_with: float = -1) -> Tensor:
-    """Return the places, int64 in [0, 784), of the pixels that images ``x`` lack.
+    """Return the places, int64 in [0, pixels), of the pixels that images ``x``, (batch, ...), lack.
 
     All images of a batch lack the same ones, so the first image tells.
     """
-    return (x.reshape(-1, PIXELS)[0] == masked_with).nonzero().squeeze(-1)
+    return (x[0].flatten() == masked_with).nonzero().squeeze(-1)

@@ -2,11 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from cvae.distributed import is_main
 from cvae.files import FileError, read, replacing
 
 __all__ = ["Checkpoint", "Stage", "Stateful"]
@@ -22,36 +24,41 @@ class Stateful(Protocol):
     def load_state_dict(self, stored: dict[str, Any]) -> None: ...
 
 
+@dataclass
 class Checkpoint:
     """One file with all that is known of a setting, replaced whole with every change.
 
-    Args:
-        path: of the file, which may be there already.
-        settings: what the figures depend on, plain values by name; those of the file, if it is there.
-
     Attributes:
+        path: of the file.
+        settings: what the figures depend on, plain values by name.
         parts: plain values and tensors by name: a part for each stage, and what else was saved.
-
-    Raises:
-        FileError: the file is damaged, hostile, or no checkpoint.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self.path = path
-        self.settings = settings
-        self.parts: dict[str, Any] = {}
-        if path.exists():
-            with self.believing():
-                stored = read(path)
-                if stored["format"] != FORMAT:
-                    raise ValueError(f"its format is {stored['format']} instead of {FORMAT}")
-                self.settings, self.parts = dict(stored["settings"]), dict(stored["parts"])
+    path: Path
+    settings: dict[str, Any]
+    parts: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> "Checkpoint":
+        """Read the file.
+
+        Raises:
+            FileError: it is damaged, hostile, or no checkpoint.
+        """
+        checkpoint = cls(path, {})
+        with checkpoint.believing():
+            stored = read(path)
+            if stored["format"] != FORMAT:
+                raise ValueError(f"its format is {stored['format']} instead of {FORMAT}")
+            checkpoint.settings, checkpoint.parts = dict(stored["settings"]), dict(stored["parts"])
+        return checkpoint
 
     def save(self, **parts: Any) -> None:
-        """Add or replace parts, and write the file."""
+        """Add or replace parts, and have the main process write the file."""
         self.parts |= parts
-        with replacing(self.path) as file:
-            torch.save({"format": FORMAT, "settings": self.settings, "parts": self.parts}, file)
+        if is_main():
+            with replacing(self.path) as file:
+                torch.save({"format": FORMAT, "settings": self.settings, "parts": self.parts}, file)
 
     @contextlib.contextmanager
     def believing(self) -> Iterator[None]:

@@ -1,5 +1,7 @@
 """Digit images divided into the quadrants that are known and those to be predicted."""
 
+import copy
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,31 +9,36 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchvision.transforms import Compose, functional
 
+from cvae.distributed import rank, world_size
 from cvae.options import UsageError
-from cvae.sources import DATASETS, load_digits, resolve_dataset
+from cvae.own_images import load_own_images
+from cvae.sources import DATASETS, load_digits, resolve_dataset, split_name
 
-__all__ = ["CVAEMNIST", "MaskImages", "ToTensor", "get_data", "make_loader"]
+__all__ = ["CVAEMNIST", "MaskImages", "ToTensor", "get_data", "make_loader", "make_shared_loader"]
 
 Sample = dict[str, Any]
 
+VAL_FRACTION = 1 / 6
 BLACK_AND_WHITE = 128  # the first of 256 greys at or above 0.5
 
 
 class CVAEMNIST(Dataset):
-    """MNIST held in memory as one uint8 tensor, read an image or a whole batch at a time.
+    """MNIST, or another data set, held in memory as one uint8 tensor, read an image or a whole batch at a time.
 
     A sample is a dict with ``original`` and ``digit``, and with whatever the transform adds.  Before any
-    transform they are uint8 of shape (*batch, 28, 28) in [0, 255] and int64 of shape (*batch,).
+    transform they are uint8 of shape (*batch, h, w) in [0, 255] and int64 of shape (*batch,).
 
     Args:
-        root: folder that holds ``MNIST/raw``.
+        root: folder that holds ``MNIST/raw``, or those of other data sets.
         train: the training split, else the validation split (MNIST's test files).
         transform: called with a sample of any leading batch shape.
         download: fetch the files if they are missing.
-        dataset: ``"mnist"`` or ``"mnist-5k"``; the latter needs no files.
+        dataset: one of ``cvae.sources.DATASETS``, of which ``"mnist-5k"`` needs no files; or the path of
+            images of one's own (see :func:`cvae.own_images.load_own_images`).
+        val_fraction: share of one's own images that validate.
         rows: which of its images to keep.
         subset: keep the first so many of these, or all of them if None.
         binarize: turn each pixel black or white, with the threshold at 0.5.
@@ -55,16 +62,20 @@ class CVAEMNIST(Dataset):
         download: bool = False,
         *,
         dataset: str = "mnist",
+        val_fraction: float = VAL_FRACTION,
         rows: slice = slice(None),
         subset: int | None = None,
         binarize: bool = False,
         device: str | torch.device = "cpu",
     ) -> None:
-        images, digits = load_digits(dataset, root, train, download)
+        if dataset in DATASETS:
+            images, digits = load_digits(dataset, root, train, download)
+        else:
+            images, digits = load_own_images(dataset, train, val_fraction)
         kept = range(len(images))[rows][:subset]
         self.images = images[kept.start : kept.stop].to(device)
         self.digits = digits[kept.start : kept.stop].to(device)
-        self.name = _part_name(DATASETS[dataset]["train" if train else "val"], kept, len(images))
+        self.name = _part_name(split_name(dataset, train), kept, len(images))
         if binarize:
             self.images = (self.images >= BLACK_AND_WHITE).to(torch.uint8) * 255
             self.name += ", binarized"
@@ -89,6 +100,18 @@ class CVAEMNIST(Dataset):
         return self._transformed(
             {key: values.index_select(0, index) for key, values in self._columns.items()}
         )
+
+    def part(self, number: int, of: int) -> "CVAEMNIST":
+        """Return one of so many nearly equal stretches of it, numbered from 0, with its guesses."""
+        stretch = slice(len(self) * number // of, len(self) * (number + 1) // of)
+        part = copy.copy(self)
+        part.images, part.digits = self.images[stretch], self.digits[stretch]
+        part.guess = None if self.guess is None else self.guess[stretch]
+        return part
+
+    def fingerprint(self) -> str:
+        """Return the beginning of the SHA-256 of its images."""
+        return hashlib.sha256(self.images.cpu().numpy().tobytes()).hexdigest()[:16]
 
     def keep_guess(self, predict: Callable[[Tensor], Tensor], batch_size: int = 1000) -> None:
         """Compute ``guess`` for all images, from what ``predict`` makes of ``input``, in the same shape."""
@@ -225,6 +248,23 @@ def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = False) -> Dat
     return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=_stacked)
 
 
+def make_shared_loader(dataset: Dataset, batch_size: int, seed: int) -> DataLoader:
+    """Iterate, in a new order each epoch, over this process's share of the images of a ``CVAEMNIST``.
+
+    Args:
+        dataset: a ``CVAEMNIST``.
+        batch_size: images a batch of all processes together.
+        seed: of the order, which is one for all processes.
+
+    Raises:
+        UsageError: the processes can't have equal shares of a batch.
+    """
+    if batch_size % world_size():
+        raise UsageError(f"--batch-size {batch_size} can't be divided among {world_size()} processes")
+    sampler: DistributedSampler = DistributedSampler(dataset, world_size(), rank(), seed=seed)
+    return DataLoader(dataset, batch_size // world_size(), sampler=sampler, collate_fn=_stacked)
+
+
 def _stacked(batch: Any) -> Sample:
     return batch.stacked
 
@@ -235,6 +275,7 @@ def get_data(
     *,
     dataset: str = "auto",
     data_dir: str | Path = "data",
+    val_fraction: float = VAL_FRACTION,
     subset: int | None = None,
     holdout: int = 0,
     binarize: bool = False,
@@ -245,8 +286,10 @@ def get_data(
     Args:
         num_quadrant_inputs: number of known quadrants: 1, 2 or 3.
         batch_size: images a batch.
-        dataset: ``"mnist"``, ``"mnist-5k"``, or ``"auto"`` for the first of them that is at hand.
-        data_dir: folder of the MNIST files, which are downloaded if they are missing.
+        dataset: one of ``cvae.sources.DATASETS``, the path of images of one's own, or ``"auto"`` for
+            ``"mnist"`` or else ``"mnist-5k"``, whichever is at hand.
+        data_dir: folder of the files of data sets, which are downloaded if they are missing.
+        val_fraction: share of one's own images that validate.
         subset: keep the first so many images of each part.
         holdout: keep the last so many training images apart, to validate.
         binarize: turn each pixel black or white, with the threshold at 0.5.
@@ -273,6 +316,7 @@ def get_data(
             transform=transform,
             download=True,
             dataset=dataset,
+            val_fraction=val_fraction,
             rows=rows,
             subset=subset,
             binarize=binarize,

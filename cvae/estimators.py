@@ -44,7 +44,7 @@ def log_weights(
 
     Args:
         cvae: the model.
-        xs: images with missing pixels, shape (batch, 28, 28).
+        xs: images with missing pixels, shape (batch, h, w).
         ys: the missing pixels, same shape.
         y_hat: the baseline's guess, same shape, if it is known already.
         num_particles: samples an image.

@@ -9,6 +9,7 @@ import torch
 from pyro.infer import Predictive
 from torch import Tensor
 
+from cvae import distributed
 from cvae.data import CVAEMNIST
 from cvae.estimators import (
     baseline_nll,
@@ -81,7 +82,7 @@ def evaluate(
 
     Args:
         cvae: a trained model.
-        dataset: the split to evaluate on.
+        dataset: the split to evaluate on; each process of a run has a share of it.
         num_particles: for ``CVAE (Monte Carlo)``, the negative ELBO.
         num_importance_samples: for prior sampling and importance sampling.
 
@@ -90,16 +91,21 @@ def evaluate(
         differences image by image; ``KL`` and ``Reconstruction`` add up to Monte Carlo.  A latent is active
         if its KL is over 0.01 nats on average; the worst percentile is the one that 1 % of images lie below.
     """
-    baseline = baseline_nll(cvae.baseline_net, dataset)
-    elbo = estimate_cll(cvae, dataset, num_particles=num_particles, reduction=monte_carlo)
-    prior = estimate_cll(cvae, dataset, num_particles=num_importance_samples, proposal="prior")
-    importance, sample_sizes = estimate_cll(
-        cvae,
-        dataset,
-        num_particles=num_importance_samples,
-        reduction=lambda weights: torch.stack([importance_sampling(weights), effective_sample_size(weights)]),
+    share = dataset.part(distributed.rank(), distributed.world_size())
+    baseline = _gathered(baseline_nll(cvae.baseline_net, share))
+    elbo = _gathered(estimate_cll(cvae, share, num_particles=num_particles, reduction=monte_carlo))
+    prior = _gathered(estimate_cll(cvae, share, num_particles=num_importance_samples, proposal="prior"))
+    importance, sample_sizes = _gathered(
+        estimate_cll(
+            cvae,
+            share,
+            num_particles=num_importance_samples,
+            reduction=lambda weights: torch.stack(
+                [importance_sampling(weights), effective_sample_size(weights)]
+            ),
+        )
     )
-    latents = kl_per_latent(cvae, dataset)
+    latents = _gathered(kl_per_latent(cvae, share).t()).t()
     kl = latents.sum(-1)
     missing = (dataset[0]["output"] != cvae.masked_with).sum().item()
     return Evaluation(
@@ -121,17 +127,22 @@ def evaluate(
     )
 
 
+def _gathered(per_image: Tensor) -> Tensor:
+    """Put values of shape (..., images) of all processes together."""
+    return torch.cat(distributed.gather(per_image), dim=-1)
+
+
 @torch.no_grad()
 def draw_samples(cvae: CVAE, xs: Tensor, num_samples: int) -> Tensor:
     """Draw predictions for images with missing pixels.
 
     Args:
         cvae: the model.
-        xs: shape (batch, 28, 28).
+        xs: shape (batch, h, w).
         num_samples: predictions an image, each from a latent sample of its own.
 
     Returns:
-        Pixel probabilities in [0, 1], shape (num_samples, batch, 28, 28).
+        Pixel probabilities in [0, 1], shape (num_samples, batch, h, w).
     """
     predictive = Predictive(
         cvae.model, guide=cvae.guide, num_samples=num_samples, return_sites=("y",), parallel=True

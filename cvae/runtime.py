@@ -1,5 +1,6 @@
 """What a run stands on: the device, its random numbers, the versions of the libraries."""
 
+import os
 import platform
 import random
 
@@ -27,6 +28,9 @@ def choose_device(name: str) -> torch.device:
     if not present[name]:
         here = ", ".join(device for device in present if present[device])
         raise UsageError(f"--device {name} is absent here: choose from {here}")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # a GPU for each process that torchrun has started
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return torch.device(name)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 from torch.utils.data import DataLoader
 
-from cvae.baseline import PIXELS, BaselineNet, NarrowBaseline, missing_pixels
+from cvae.baseline import BaselineNet, NarrowBaseline, missing_pixels
 from cvae.checkpoint import Stage
 from cvae.fit import History, fit
 from cvae.model import CVAE
@@ -42,10 +42,10 @@ def train_baseline(
         FileError: what is to be taken up does not fit.
         OSError: an epoch can't be put away.
     """
-    narrow = NarrowBaseline(net, missing_pixels(dataloaders["train"].dataset[0]["input"]))
+    narrow = NarrowBaseline(net, missing_pixels(dataloaders["train"].dataset[0]["input"][None]))
 
     def loss(batch: dict[str, Tensor]) -> Tensor:
-        target = batch["output"].reshape(-1, PIXELS).index_select(1, narrow.missing)
+        target = batch["output"].flatten(1).index_select(1, narrow.missing)
         return F.binary_cross_entropy_with_logits(narrow(batch["input"]), target, reduction="sum")
 
     def validate(batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -32,8 +32,10 @@ def fixed_seed():
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """Point downloads at a port where nothing listens."""
-    monkeypatch.setattr(sources.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    """Send downloads to a port where nothing listens."""
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9/")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
 @pytest.fixture
@@ -60,8 +62,8 @@ def mnist_dir(tmp_path, monkeypatch):
         digits = struct.pack(">II", 2049, count) + bytes(item % 10 for item in range(count))
         for name, content in ((f"{split}-images-idx3-ubyte", images), (f"{split}-labels-idx1-ubyte", digits)):
             (raw / name).write_bytes(content)
-            sums[name] = (len(content), hashlib.md5(content).hexdigest())
-    monkeypatch.setattr(sources, "MNIST_FILES", sums)
+            sums[f"MNIST/raw/{name}"] = (len(content), hashlib.md5(content).hexdigest())
+    monkeypatch.setattr(sources, "SUMS", sums)
     return tmp_path
 
 

@@ -15,7 +15,7 @@ def test_checkpoint_is_what_was_saved(path):
     assert not path.exists() and checkpoint.parts == {}
     checkpoint.save(first=[1, "two"])
     checkpoint.save(second=torch.ones(2), first=None)
-    again = Checkpoint(path, {"seed": 4})
+    again = Checkpoint.load(path)
     assert again.settings == {"seed": 3, "rate": float("inf"), "subset": None}
     assert again.parts["first"] is None and torch.equal(again.parts["second"], torch.ones(2))
 
@@ -25,7 +25,7 @@ def test_stage_exchanges_its_own_part_only(path):
     checkpoint = Checkpoint(path, {})
     assert not Stage(checkpoint, "baseline").restore(other)
     Stage(checkpoint, "baseline").keep(net)
-    again = Checkpoint(path, {})
+    again = Checkpoint.load(path)
     assert not Stage(again, "CVAE").restore(other) and Stage(again, "baseline").restore(other)
     assert torch.equal(net.weight, other.weight)
 
@@ -58,7 +58,7 @@ def test_content_that_does_not_fit_is_refused_by_name(path, content, cause):
     with replacing(path) as file:
         torch.save(content, file)
     with pytest.raises(FileError, match=cause) as failure:
-        Stage(Checkpoint(path, {}), "baseline").restore(torch.nn.Linear(2, 3))
+        Stage(Checkpoint.load(path), "baseline").restore(torch.nn.Linear(2, 3))
     message = str(failure.value)
     assert (
         message.startswith(str(path)) and "\n" not in message and "start afresh with --overwrite" in message

@@ -86,7 +86,7 @@ def test_interrupted_training_ends_as_if_it_had_not_been(tmp_path, policy, cut_a
     with pytest.raises(Cut):
         Scripted(dropout=0.5).fit(schedule, Cutting(Checkpoint(path, {}), "net"))
     again = Scripted(dropout=0.5)
-    history = again.fit(schedule, Stage(Checkpoint(path, {}), "net"))
+    history = again.fit(schedule, Stage(Checkpoint.load(path), "net"))
     assert len(again.weights) == 5 - cut_after
     assert [epoch["val"] for epoch in history.epochs] == [epoch["val"] for epoch in expected.epochs]
     assert [epoch["train"] for epoch in history.epochs] == [epoch["train"] for epoch in expected.epochs]
@@ -132,8 +132,9 @@ def spoil(content, *keys, value):
         (["rate", "last_epoch"], 3.0),
         (["rate", "base_lrs"], None),
         (["random"], None),
-        (["random", "cpu"], torch.zeros(3, dtype=torch.uint8)),
-        (["random", "cpu"], "anything"),
+        (["random"], 3),
+        (["random", 0, "cpu"], torch.zeros(3, dtype=torch.uint8)),
+        (["random", 0, "cpu"], "anything"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(tmp_path, keys, value):
@@ -148,8 +149,8 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path, keys, value):
     progress.note({"train": 1.0, "val": 1.0, "seconds": 1.0})
     content = copy.deepcopy(progress.state_dict())
     checkpoint.save(net=content)
-    Scripted().fit(longer, Stage(Checkpoint(path, {}), "net"))  # as it is, it fits
+    Scripted().fit(longer, Stage(Checkpoint.load(path), "net"))  # as it is, it fits
     spoil(content, *keys, value=value)
     checkpoint.save(net=content)
     with pytest.raises(FileError, match="checkpoint.pt does not fit this run .*--overwrite"):
-        Scripted().fit(longer, Stage(Checkpoint(path, {}), "net"))
+        Scripted().fit(longer, Stage(Checkpoint.load(path), "net"))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cvae import options
 from cvae.model import ACTIVATIONS, GENERATION_INPUTS
 from cvae.options import make_parser, parse_args
 from cvae.recipes import RECIPES, describe
@@ -56,7 +57,7 @@ def test_flags_of_pyros_example_are_understood():
 
 def test_choices_are_those_that_the_modules_offer():
     choices = {action.dest: action.choices for action in make_parser()._actions}
-    assert choices["dataset"] == ("auto", *DATASETS)
+    assert options.DATASETS == ("auto", *DATASETS)
     assert choices["elbo"] == tuple(ELBOS)
     assert choices["schedule"] == POLICIES
     assert choices["activation"] == tuple(ACTIVATIONS)
@@ -89,10 +90,9 @@ COUNTS = {
     "--seed": 0,
     "--seeds": 0,
 }
-NUMBERS = ("-lr", "--learning-rate", "--weight-decay", "--beta2", "--max-grad-norm")
+NUMBERS = ("--val-fraction", "-lr", "--learning-rate", "--weight-decay", "--beta2", "--max-grad-norm")
 CHOICES = (
     "-nq",
-    "--dataset",
     "--recipe",
     "--schedule",
     "--activation",
@@ -133,13 +133,18 @@ def test_unknown_choices_are_refused(flag, value, capsys):
     assert re.search("invalid choice|invalid int value|expected", refusal([f"{flag}={value}"], capsys))
 
 
+@pytest.mark.parametrize("value", ["", "MNIST", "cifar", "absent/images.npz", __file__, "/dev/null"])
+def test_unknown_data_sets_are_refused(value, capsys):
+    assert "nor an .npz file, nor a folder of images" in refusal(["--dataset", value], capsys)
+
+
 @pytest.mark.parametrize("flag", FOLDERS)
 @pytest.mark.parametrize("value", ["", "  ", __file__, "/dev/null"])
 def test_what_is_no_folder_is_refused(flag, value, capsys):
     assert re.search("is not a folder|name of the folder is empty", refusal([f"{flag}={value}"], capsys))
 
 
-@pytest.mark.parametrize("flag", [*COUNTS, *NUMBERS, *CHOICES, *FOLDERS])
+@pytest.mark.parametrize("flag", [*COUNTS, *NUMBERS, *CHOICES, *FOLDERS, "--dataset"])
 def test_missing_values_are_refused(flag, capsys):
     assert re.search("expected (at least )?one argument", refusal([flag], capsys))
 

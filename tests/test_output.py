@@ -70,7 +70,7 @@ def test_settings_are_compared_one_by_one(tmp_path):
     with pytest.raises(UsageError) as failure:
         check_settings(tmp_path, {"seed": 0, "batch_size": 64, "new": 1.5})
     assert (
-        "(--batch-size 128 there, 64 here; --new unknown there, 1.5 here; --subset None there, unknown here)"
+        "(batch size 128 there, 64 here; new unknown there, 1.5 here; subset None there, unknown here)"
         in str(failure.value)
     )
 

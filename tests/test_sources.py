@@ -1,13 +1,14 @@
 import gzip
 import hashlib
 import socket
+import struct
 import threading
 
 import pytest
 import torch
 
 from cvae import sources
-from cvae.sources import MNIST_FILES, DataError, load_digits, resolve_dataset
+from cvae.sources import SOURCES, DataError, load_digits, resolve_dataset, split_name
 
 
 @pytest.mark.parametrize("train, value, count", [(True, 7, 60), (False, 9, 10)])
@@ -18,7 +19,7 @@ def test_mnist_is_read_from_its_files(mnist_dir, train, value, count):
     assert digits.tolist() == [item % 10 for item in range(count)]
 
 
-@pytest.mark.parametrize("name", MNIST_FILES)
+@pytest.mark.parametrize("name", [path.name for path in SOURCES["mnist"].files("")])
 def test_truncated_file_is_named(mnist_dir, name):
     path = mnist_dir / "MNIST" / "raw" / name
     path.write_bytes(path.read_bytes()[:-1])
@@ -27,7 +28,7 @@ def test_truncated_file_is_named(mnist_dir, name):
             load_digits(resolve_dataset(dataset, mnist_dir), mnist_dir, True, download=True)
 
 
-@pytest.mark.parametrize("name", MNIST_FILES)
+@pytest.mark.parametrize("name", [path.name for path in SOURCES["mnist"].files("")])
 def test_altered_file_is_named(mnist_dir, name):
     path = mnist_dir / "MNIST" / "raw" / name
     content = bytearray(path.read_bytes())
@@ -38,7 +39,7 @@ def test_altered_file_is_named(mnist_dir, name):
 
 
 def test_missing_mnist_without_download_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="MNIST is not in"):
+    with pytest.raises(DataError, match="MNIST is not in .*raw: allow the download"):
         load_digits("mnist", tmp_path, True, download=False)
 
 
@@ -50,6 +51,89 @@ def test_failed_download_is_an_error_for_mnist(tmp_path):
 def test_failed_download_falls_back_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match="(?s)can't be downloaded.*Using MNIST-5k instead"):
         assert resolve_dataset("auto", tmp_path) == "mnist-5k"
+
+
+def write_idx(source, folder, seed=0):
+    """Write files in the format of a data set, with random images: 12 to train, 5 to test."""
+    generator = torch.Generator().manual_seed(seed)
+    for path, count, images in zip(source.files(folder), (12, 12, 5, 5), (True, False) * 2):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if images:
+            content = torch.randint(0, 256, (count, 28, 28), generator=generator, dtype=torch.uint8)
+            header = struct.pack(">IIII", 2051, count, 28, 28)
+        elif path.name.endswith("idx2-int"):
+            content = torch.arange(count)[:, None].repeat(1, 8)
+            header = struct.pack(">III", 3074, count, 8)
+        else:
+            content, header = torch.arange(count, dtype=torch.uint8), struct.pack(">II", 2049, count)
+        values = content.numpy().astype(">i4") if content.dtype == torch.int64 else content.numpy()
+        path.write_bytes(header + values.tobytes())
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_data_set_is_read_from_its_files(tmp_path, monkeypatch, name):
+    """What torchvision's own class reads, upright."""
+    monkeypatch.setattr(sources, "SUMS", {})
+    source = SOURCES[name]
+    write_idx(source, tmp_path)
+    for train, count in ((True, 12), (False, 5)):
+        images, digits = load_digits(name, tmp_path, train, download=False)
+        theirs = source.kind(root=str(tmp_path), train=train, download=False, **source.arguments)
+        expected = theirs.data.transpose(1, 2) if "emnist" in name else theirs.data
+        assert len(images) == count and torch.equal(images, expected) and images.is_contiguous()
+        assert digits.tolist() == list(range(count))
+        assert split_name(name, train) == f"{source.title} {'training' if train else 'test'} set"
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_data_set_that_can_not_be_downloaded_is_an_error(tmp_path, name):
+    with pytest.raises(DataError, match="can't be downloaded .*refused.*: put its files there"):
+        load_digits(name, tmp_path, True, download=True)
+
+
+@pytest.mark.parametrize("damage", ["cut", "longer", "header", "labels", "empty"])
+def test_damaged_files_without_known_sums_are_refused(tmp_path, damage):
+    source = SOURCES["kmnist"]
+    write_idx(source, tmp_path)
+    images, labels, *_ = source.files(tmp_path)
+    content = images.read_bytes()
+    if damage == "cut":
+        images.write_bytes(content[:-1])
+    elif damage == "longer":
+        images.write_bytes(content + b"x")
+    elif damage == "header":
+        images.write_bytes(b"\0\0\x08\x07" + content[4:])
+    elif damage == "empty":
+        images.write_bytes(b"")
+    else:
+        labels.write_bytes(struct.pack(">II", 2049, 3) + b"abc")
+    with pytest.raises(
+        DataError, match="train-images-idx3-ubyte (is damaged|does not hold an image for each)"
+    ):
+        load_digits("kmnist", tmp_path, True, download=True)
+
+
+def test_files_are_compared_with_their_archives(tmp_path):
+    source = SOURCES["kmnist"]
+    write_idx(source, tmp_path)
+    path = source.files(tmp_path)[0]
+    path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+    load_digits("kmnist", tmp_path, True, download=False)
+    content = bytearray(path.read_bytes())
+    content[500] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="is altered .its CRC-32 is not that of train-images-idx3-ubyte.gz"):
+        load_digits("kmnist", tmp_path, True, download=False)
+
+
+def test_legacy_files_of_torchvision_are_not_believed(mnist_dir):
+    """Where these lie, torchvision reads them instead of the files whose sums were checked."""
+    (mnist_dir / "MNIST" / "processed").mkdir()
+    for name in ("training.pt", "test.pt"):
+        torch.save(
+            (torch.zeros(3, 28, 28, dtype=torch.uint8), torch.zeros(3)), mnist_dir / "MNIST/processed" / name
+        )
+    assert len(load_digits("mnist", mnist_dir, True, download=True).images) == 60
 
 
 def test_silent_server_does_not_hang_the_download(tmp_path, monkeypatch):

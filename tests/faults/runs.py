@@ -15,7 +15,7 @@ import cvae.experiment  # noqa: F401  so that no child has to import it
 import main
 from cvae.sources import load_digits
 
-SMALL = "--dataset mnist-5k --subset 600 -n 4 -p 3 --num-importance-samples 40 -vi 3 -vs 2 -nq 1 3".split()
+SMALL = "--dataset mnist-5k --subset 800 -n 6 -p 2 --num-importance-samples 8 -vi 3 -vs 2 -nq 1 3".split()
 
 
 class Child:
