@@ -2,8 +2,8 @@
 
 import sys
 
-from . import full_disk, kills, two_runs
+from . import full_disk, kills, lost_process, two_runs
 
 sys.argv = [sys.argv[0]]
-failed = [module.__name__ for module in (kills, full_disk, two_runs) if module.main()]
+failed = [module.__name__ for module in (kills, full_disk, two_runs, lost_process) if module.main()]
 raise SystemExit(f"failed: {', '.join(failed)}" if failed else 0)
