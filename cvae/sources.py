@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import gzip
 import hashlib
 import http.client
+import shutil
 import socket
 import sys
 import warnings
@@ -17,6 +19,8 @@ import torch
 from torch import Tensor
 from torchvision.datasets import EMNIST, KMNIST, MNIST, QMNIST, FashionMNIST
 from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
+
+from cvae.files import replacing
 
 __all__ = ["DATASETS", "SOURCES", "DataError", "Digits", "load_digits", "resolve_dataset", "split_name"]
 
@@ -173,11 +177,23 @@ def split_name(dataset: str, train: bool) -> str:
 
 
 def _is_complete(source: Source, data_dir: str | Path) -> bool:
-    """Tell whether all files are there; a damaged one raises ``DataError``."""
+    """Tell whether all files are there, unpacked if need be; a damaged one raises ``DataError``."""
+    for path in source.files(data_dir):
+        archive = path.with_name(f"{path.name}.gz")
+        if archive.exists() and not path.exists():
+            _unpack(archive, path)
     present = [path for path in source.files(data_dir) if path.exists()]
     for path in present:
         _check_file(path, path.relative_to(data_dir).as_posix())
     return len(present) == len(source.files(data_dir))
+
+
+def _unpack(archive: Path, path: Path) -> None:
+    try:
+        with gzip.open(archive) as packed, replacing(path) as file:
+            shutil.copyfileobj(packed, file)
+    except (EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{archive} can't be unpacked ({error}): delete it to have it made again") from error
 
 
 def _check_file(path: Path, name: str) -> None:

@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 import main
 from cvae.model import CVAE
@@ -98,6 +100,42 @@ def test_holdout_has_columns_for_both_splits_and_diagnostics_have_rows(tmp_path)
     val = metrics["results"]["q2"]["val"]["rows"]
     best = metrics["settings"]["q2"]["baseline"]["epochs"][-1]["val"]
     assert val["NN (baseline)"]["mean"] == pytest.approx(best, rel=1e-5)  # what decided when to stop
+
+
+@pytest.mark.parametrize("size", [(32, 32), (28, 20)])
+@pytest.mark.parametrize("recipe", ["tutorial", "best"])
+def test_images_of_ones_own_from_files_to_figures(tmp_path, size, recipe):
+    """An array of colours and a folder of grey files, which end in the same files."""
+    images = torch.randint(0, 256, (20, *size), dtype=torch.uint8).numpy()
+    np.savez(tmp_path / "images.npz", images=np.repeat(images[..., None], 3, -1))
+    (tmp_path / "images").mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "images" / f"{number:02}.png")
+    words = [*TINY[4:], "--recipe", recipe, "--val-fraction", "0.3", "-nq", "1"]
+    for name in ("images.npz", "images"):
+        folder = tmp_path / f"results {name}"
+        assert main.main([*words, "--dataset", str(tmp_path / name), "--output-dir", str(folder)]) == 0
+        text = (folder / "results.md").read_text()
+        assert f"{name} validation split (6 images)" in text
+    array, folder = files(tmp_path / "results images.npz"), files(tmp_path / "results images")
+    assert array["cvae_net_q1.pth"] == folder["cvae_net_q1.pth"]
+    weights = torch.load(tmp_path / "results images" / "cvae_net_q1.pth", weights_only=True)
+    assert weights["prior_net.fc1.weight"].shape == (500, size[0] * size[1])
+    rows = json.loads(array["metrics.json"])["results"]["q1"]["val"]
+    per_pixel = rows["diagnostics"]["Performance gap per pixel"]["mean"]
+    assert per_pixel * size[0] * size[1] * 3 / 4 == pytest.approx(rows["rows"]["Performance gap"]["mean"])
+
+
+def test_bad_images_of_ones_own_are_told(tmp_path, capsys):
+    np.savez(tmp_path / "images.npz", images=np.zeros((20, 7, 8), dtype=np.uint8))
+    assert (
+        main.main(
+            [*TINY[2:], "--dataset", str(tmp_path / "images.npz"), "--output-dir", str(tmp_path / "out")]
+        )
+        == 1
+    )
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "images.npz holds images of 7 x 8 pixels: height and width must be even" in line
 
 
 def test_best_recipe_runs_and_its_weights_load(tmp_path):

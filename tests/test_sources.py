@@ -126,6 +126,18 @@ def test_files_are_compared_with_their_archives(tmp_path):
         load_digits("kmnist", tmp_path, True, download=False)
 
 
+def test_packed_files_are_unpacked(mnist_dir):
+    """By whatever program they were packed: what counts is what is in them."""
+    for path in SOURCES["mnist"].files(mnist_dir):
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes(), 1))
+        path.unlink()
+    assert len(load_digits("mnist", mnist_dir, True, download=False).images) == 60
+    path.with_name(path.name + ".gz").write_bytes(b"\x1f\x8b no archive")
+    path.unlink()
+    with pytest.raises(DataError, match="t10k-labels-idx1-ubyte.gz can't be unpacked"):
+        load_digits("mnist", mnist_dir, True, download=True)
+
+
 def test_legacy_files_of_torchvision_are_not_believed(mnist_dir):
     """Where these lie, torchvision reads them instead of the files whose sums were checked."""
     (mnist_dir / "MNIST" / "processed").mkdir()
