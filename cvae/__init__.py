@@ -1,9 +1,9 @@
 """Conditional variational auto-encoder for structured prediction, in Pyro.
 
-Read the modules in the order in which data flows: ``sources`` and ``data``, ``baseline``, ``model``,
-``recipes``, ``schedule``, ``fit`` and ``train``, ``estimators`` and ``evaluate``, ``plot`` and ``report``;
-``files``, ``checkpoint`` and ``output`` keep what was done; ``experiment`` wires them together, and ``main.py`` is the
-command line.
+Read the modules in the order in which data flows: ``sources``, ``own_images`` and ``data``,
+``baseline``, ``model``, ``recipes``, ``schedule``, ``progress``, ``fit`` and ``train``, ``estimators`` and
+``evaluate``, ``plot`` and ``report``.  ``files``, ``checkpoint`` and ``output`` keep what was done, and
+``distributed`` shares the work; ``experiment`` wires them together, and ``main.py`` is the command line.
 """
 
 # Sizes of the tutorial's images and networks: the only place where they are written down.

@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader
 
 from cvae.baseline import BaselineNet, NarrowBaseline, missing_pixels
 from cvae.checkpoint import Stage
-from cvae.fit import History, fit
+from cvae.fit import fit
 from cvae.model import CVAE
+from cvae.progress import History
 from cvae.schedule import Schedule
 
 __all__ = ["ELBOS", "train_baseline", "train_cvae"]

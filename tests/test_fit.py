@@ -1,5 +1,4 @@
 import copy
-import json
 from typing import Any
 
 import pytest
@@ -8,21 +7,12 @@ from torch.utils.data import DataLoader
 
 from cvae.checkpoint import Checkpoint, Stage
 from cvae.files import FileError
-from cvae.fit import History, Progress, fit
+from cvae.fit import fit
+from cvae.progress import Progress
 from cvae.schedule import Schedule
 
 IMAGES: Any = [{"input": image} for image in torch.linspace(-1, 1, 10)[:, None]]
 LOADERS = {"train": DataLoader(IMAGES, 4, shuffle=True), "val": DataLoader(IMAGES, 10)}
-
-
-@pytest.mark.parametrize(
-    "losses, best, waited",
-    [([], 0, 0), ([3], 1, 0), ([3, 2, 2], 2, 1), ([3, 4, 2, 3, 3], 3, 2), ([1, 2, 3], 1, 2), ([2, 1], 2, 0)],
-)
-def test_history_knows_its_best_epoch(losses, best, waited):
-    history = History([{"val": loss, "seconds": 2.0} for loss in losses])
-    assert (history.best_epoch, history.epochs_without_improvement) == (best, waited)
-    assert history.seconds == 2 * len(losses) and json.dumps(history.summary())
 
 
 class Scripted:

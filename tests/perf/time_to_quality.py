@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from cvae.fit import History
+from cvae.progress import History
 
 from .compare import timed
 from .tutorial_way import TutorialWay
