@@ -1,6 +1,7 @@
 """Kill one of two processes that share a run, and continue with the same command, and with one process."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,15 +26,20 @@ def main() -> int:
         status = lost.wait()
         said = [line for line in log.read_text().splitlines() if line.startswith("main.py: ")]
         print(f"a process was killed; exit status {status}; said: {' / '.join(said) or 'nothing'}")
-        again = _start([*TOGETHER, *words], log)
-        fine = again.wait() == 0 and "1 quadrant, CVAE: goes on after epoch" in log.read_text()
-        print(f"the same command: exit status {again.returncode}, {'went on' if fine else log.read_text()}")
-        alone = _start([sys.executable, "main.py", *words], log)
-        one = alone.wait() == 0 and "done before" in log.read_text()
-        print(
-            f"with one process: exit status {alone.returncode}, {'took what was done' if one else log.read_text()}"
+        shutil.copytree(f"{place}/results", f"{place}/copied")
+        fine = _goes_on([*TOGETHER, *words], "the same command", log)
+        fine &= _goes_on(
+            [sys.executable, "main.py", *SMALL, "--output-dir", f"{place}/copied"], "one process", log
         )
-        return int(not (status and len(said) == 1 and fine and one))
+        return int(not (status and len(said) == 1 and fine))
+
+
+def _goes_on(command: list[str], name: str, log: Path) -> bool:
+    """Run to the end, and tell whether that was a continuation."""
+    status = _start(command, log).wait()
+    fine = status == 0 and "1 quadrant, CVAE: goes on after epoch" in log.read_text()
+    print(f"{name}: exit status {status}, {'went on to the end' if fine else log.read_text()}")
+    return fine
 
 
 def _start(command: list[str], log: Path) -> subprocess.Popen:
