@@ -60,9 +60,8 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     args = parse_args(argv, __doc__)
-    if (
-        int(os.environ.get("RANK", 0)) > 0 and not args.debug
-    ):  # one process of those of torchrun speaks for all
+    # Of the processes of torchrun one speaks for all.
+    if int(os.environ.get("RANK", 0)) > 0 and not args.debug:
         sys.stdout = sys.stderr = open(os.devnull, "w")
     stopped: list[int] = []
     try:

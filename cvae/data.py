@@ -1,6 +1,5 @@
 """Digit images divided into the quadrants that are known and those to be predicted."""
 
-import copy
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 from torchvision.transforms import Compose, functional
 
 from cvae.distributed import rank, world_size
@@ -17,7 +16,7 @@ from cvae.options import UsageError
 from cvae.own_images import load_own_images
 from cvae.sources import DATASETS, load_digits, resolve_dataset, split_name
 
-__all__ = ["CVAEMNIST", "MaskImages", "ToTensor", "get_data", "make_loader", "make_shared_loader"]
+__all__ = ["CVAEMNIST", "MaskImages", "ToTensor", "get_data", "make_loader", "make_shared_loader", "part"]
 
 Sample = dict[str, Any]
 
@@ -100,14 +99,6 @@ class CVAEMNIST(Dataset):
         return self._transformed(
             {key: values.index_select(0, index) for key, values in self._columns.items()}
         )
-
-    def part(self, number: int, of: int) -> "CVAEMNIST":
-        """Return one of so many nearly equal stretches of it, numbered from 0, with its guesses."""
-        stretch = slice(len(self) * number // of, len(self) * (number + 1) // of)
-        part = copy.copy(self)
-        part.images, part.digits = self.images[stretch], self.digits[stretch]
-        part.guess = None if self.guess is None else self.guess[stretch]
-        return part
 
     def fingerprint(self) -> str:
         """Return the beginning of the SHA-256 of its images."""
@@ -246,6 +237,11 @@ def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = False) -> Dat
         shuffle: in a new order each epoch, drawn from torch's global generator.
     """
     return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=_stacked)
+
+
+def part(dataset: CVAEMNIST, number: int, of: int) -> Subset:
+    """Return one of so many nearly equal stretches of a data set, numbered from 0."""
+    return Subset(dataset, range(len(dataset) * number // of, len(dataset) * (number + 1) // of))
 
 
 def make_shared_loader(dataset: Dataset, batch_size: int, seed: int) -> DataLoader:

@@ -9,9 +9,10 @@ import torch
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
+from torch.utils.data import Dataset
 
 from cvae.baseline import BaselineNet, MaskedBCELoss
-from cvae.data import CVAEMNIST, make_loader
+from cvae.data import make_loader
 from cvae.model import CVAE
 
 __all__ = [
@@ -96,7 +97,7 @@ def effective_sample_size(weights: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def kl_per_latent(cvae: CVAE, dataset: CVAEMNIST) -> Tensor:
+def kl_per_latent(cvae: CVAE, dataset: Dataset) -> Tensor:
     """Compute KL(q(z|x,y) || p(z|x)) of every image and latent: shape (N, z_dim), float64 on the CPU, in nats."""
     batches = []
     for batch in make_loader(dataset, ROWS_AT_ONCE):
@@ -110,7 +111,7 @@ def kl_per_latent(cvae: CVAE, dataset: CVAEMNIST) -> Tensor:
 
 def estimate_cll(
     cvae: CVAE,
-    dataset: CVAEMNIST,
+    dataset: Dataset,
     *,
     num_particles: int,
     proposal: str = "recognition",
@@ -143,7 +144,7 @@ def estimate_cll(
 
 
 @torch.no_grad()
-def baseline_nll(net: BaselineNet, dataset: CVAEMNIST) -> Tensor:
+def baseline_nll(net: BaselineNet, dataset: Dataset) -> Tensor:
     """Compute the baseline's negative CLL of every image: shape (N,), float64 on the CPU, in nats."""
     loss = MaskedBCELoss(from_logits=True)
     batches = make_loader(dataset, ROWS_AT_ONCE)

@@ -10,7 +10,7 @@ from pyro.infer import Predictive
 from torch import Tensor
 
 from cvae import distributed
-from cvae.data import CVAEMNIST
+from cvae.data import CVAEMNIST, part
 from cvae.estimators import (
     baseline_nll,
     effective_sample_size,
@@ -91,7 +91,7 @@ def evaluate(
         differences image by image; ``KL`` and ``Reconstruction`` add up to Monte Carlo.  A latent is active
         if its KL is over 0.01 nats on average; the worst percentile is the one that 1 % of images lie below.
     """
-    share = dataset.part(distributed.rank(), distributed.world_size())
+    share = part(dataset, distributed.rank(), distributed.world_size())
     baseline = _gathered(baseline_nll(cvae.baseline_net, share))
     elbo = _gathered(estimate_cll(cvae, share, num_particles=num_particles, reduction=monte_carlo))
     prior = _gathered(estimate_cll(cvae, share, num_particles=num_importance_samples, proposal="prior"))

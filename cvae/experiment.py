@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from cvae import distributed
 from cvae.baseline import BaselineNet
 from cvae.checkpoint import Checkpoint, Stage
-from cvae.data import CVAEMNIST, get_data, make_loader, make_shared_loader
+from cvae.data import CVAEMNIST, get_data, make_loader, make_shared_loader, part
 from cvae.evaluate import Evaluation, draw_samples, evaluate
 from cvae.model import CVAE
 from cvae.options import UsageError
@@ -192,7 +192,6 @@ def _run_setting(run: Run, n: int) -> None:
     if not done:
         for data in datasets.values():
             data.keep_guess(cvae_net.guess)
-        dataloaders["val"] = _validation_loader(datasets["val"])
     cvae_history = train_cvae(
         cvae_net,
         dataloaders,
@@ -245,13 +244,9 @@ def _load(
         raise UsageError(f"--num-images {args.num_images} is more than the {sizes['val']} validation images")
     if distributed.world_size() > 1:
         dataloaders["train"] = make_shared_loader(datasets["train"], args.batch_size, seed)
-    dataloaders["val"] = _validation_loader(datasets["val"])
+    share = part(datasets["val"], distributed.rank(), distributed.world_size())
+    dataloaders["val"] = make_loader(share, VALIDATION_BATCH_SIZE)
     return datasets, dataloaders
-
-
-def _validation_loader(data: CVAEMNIST) -> DataLoader:
-    """Iterate over this process's share."""
-    return make_loader(data.part(distributed.rank(), distributed.world_size()), VALIDATION_BATCH_SIZE)
 
 
 def _make_baseline(data: CVAEMNIST) -> BaselineNet:
