@@ -13,7 +13,7 @@ from cvae.files import FileError, read, replacing
 
 __all__ = ["Checkpoint", "Stage", "Stateful"]
 
-FORMAT = 1  # goes up when older files can no longer be continued
+FORMAT = 2  # goes up when older files can no longer be continued
 
 
 class Stateful(Protocol):

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 
 from cvae import distributed
+from cvae.ambiguity import choose_inputs
 from cvae.baseline import BaselineNet
 from cvae.checkpoint import Checkpoint, Stage
 from cvae.data import CVAEMNIST, get_data, make_loader, make_shared_loader, part
@@ -23,6 +24,7 @@ from cvae.recipes import describe
 from cvae.report import Results, Table, as_plain, save_setting, save_tables, setting_name
 from cvae.runtime import seed_stage, versions
 from cvae.schedule import Schedule
+from cvae.snapshots import Snapshots
 from cvae.train import train_baseline, train_cvae
 
 __all__ = ["Run", "prepare", "run_seed"]
@@ -41,6 +43,9 @@ CHANGEABLE = (
     "seeds",
     "debug",
 )
+NUM_AMBIGUOUS = 4  # inputs of the diversity figure
+NUM_ANIMATED = 3  # inputs of the animation: a clear one and two ambiguous ones
+FRAMES_PER_EPOCH = 3
 VALIDATION_BATCH_SIZE = 1000  # without gradients there is memory for more images at once
 
 
@@ -161,10 +166,10 @@ def _run_setting(run: Run, n: int) -> None:
     done = "outcome" in checkpoint.parts
     datasets, dataloaders = _load(args, n, run.dataset, run.device, run.seed)
     splits = {split: {"name": data.name, "images": len(data)} for split, data in datasets.items()}
-    shown = ", ".join(f"{split['name']} ({split['images']:,} images)" for split in splits.values())
+    described = ", ".join(f"{split['name']} ({split['images']:,} images)" for split in splits.values())
     where = f"{run.device}" + (f" x {distributed.world_size()}" if distributed.world_size() > 1 else "")
     before = f"; done before, taken from {checkpoint.path}" if done else ""
-    print(f"{name}: {shown}, seed {run.seed}, {where}{before}", flush=True)
+    print(f"{name}: {described}, seed {run.seed}, {where}{before}", flush=True)
     schedule = Schedule(
         learning_rate=args.learning_rate,
         num_epochs=args.num_epochs,
@@ -189,6 +194,9 @@ def _run_setting(run: Run, n: int) -> None:
     cvae_net = _make_cvae(args, datasets["train"], baseline_net).to(run.device)
     if distributed.rank():  # the same nets, but latent samples of its own
         seed_stage(run.seed, f"CVAE, process {distributed.rank()}")
+    evaluated = {split: data for split, data in datasets.items() if split != "train"}
+    shown = evaluated["test" if "test" in evaluated else "val"]
+    chosen = choose_inputs(datasets["train"], shown, NUM_AMBIGUOUS)
     if not done:
         for data in datasets.values():
             data.keep_guess(cvae_net.guess)
@@ -199,9 +207,9 @@ def _run_setting(run: Run, n: int) -> None:
         elbo=args.elbo,
         label=f"{name}, CVAE",
         stage=Stage(checkpoint, "CVAE"),
+        snapshot=Snapshots(cvae_net, shown.batch(chosen[:NUM_ANIMATED])["input"], FRAMES_PER_EPOCH, run.seed),
     )
 
-    evaluated = {split: data for split, data in datasets.items() if split != "train"}
     del datasets, dataloaders  # the training images and their guesses make room
     if not done:
         evaluations, seconds = _evaluate(run, cvae_net, evaluated, name)
@@ -219,7 +227,7 @@ def _run_setting(run: Run, n: int) -> None:
         checkpoint.save(outcome={"evaluations": plain, "splits": splits, "summary": summary})
 
     if distributed.is_main():
-        figure = _draw(run, cvae_net, evaluated["test" if "test" in evaluated else "val"], name)
+        figure = _draw(run, cvae_net, shown, name)
         save_setting(run.folder, n, {"baseline_net": baseline_net, "cvae_net": cvae_net}, figure)
 
 

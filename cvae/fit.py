@@ -31,6 +31,7 @@ def fit(
     schedule: Schedule,
     label: str,
     stage: Stage | None = None,
+    snapshot: Callable[[int], Tensor] | None = None,
 ) -> History:
     """Minimise a loss, and leave a net with the weights of the best epoch.
 
@@ -42,6 +43,7 @@ def fit(
         schedule: how the parameters are moved, and for how long.
         label: how progress lines begin.
         stage: where each epoch is put away, and where a run that was interrupted is taken up.
+        snapshot: makes of the number of an epoch, after it, what the history is to keep of the net.
 
     Raises:
         TrainingError: a loss is not finite.
@@ -61,7 +63,8 @@ def fit(
         losses |= _validate_epoch(net, validate, dataloaders["val"])
         _check_finite(losses["val"], "validation", title)
         losses["seconds"] = time.perf_counter() - start
-        progress.note(distributed.share(losses))  # one process decides for all when to stop
+        # one process decides for all when to stop
+        progress.note(distributed.share(losses), snapshot(epoch) if snapshot else None)
         if stage is not None:
             stage.keep(progress)
         print(_progress_line(title, losses), flush=True)

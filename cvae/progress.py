@@ -24,9 +24,11 @@ class History:
     Attributes:
         epochs: a dict for each epoch: ``train`` and ``val`` losses, ``seconds``, and for the CVAE the two
             terms of ``val``, ``reconstruction`` and ``kl``.
+        snapshots: what the net predicted after each epoch, where that was asked for.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
+    snapshots: list[Tensor] = field(default_factory=list)
 
     @property
     def best_epoch(self) -> int:
@@ -45,7 +47,7 @@ class History:
         return sum(epoch["seconds"] for epoch in self.epochs)
 
     def summary(self) -> dict[str, Any]:
-        """Return all of it as plain values."""
+        """Return all but the snapshots as plain values."""
         return {
             "epochs_run": len(self.epochs),
             "best_epoch": self.best_epoch,
@@ -89,15 +91,21 @@ class Progress:
         self.optimizer.zero_grad()
         self.rate.step()
 
-    def note(self, losses: dict[str, float]) -> None:
+    def note(self, losses: dict[str, float], snapshot: Tensor | None = None) -> None:
         """Take note of one more epoch, and of the weights if it is the best one yet."""
         self.history.epochs.append(losses)
+        if snapshot is not None:
+            self.history.snapshots.append(snapshot)
         if self.history.epochs_without_improvement == 0:
             self.best_weights = copy.deepcopy(self.net.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """Return what it takes to go on, random numbers included, or once finished the outcome only."""
-        outcome = {"epochs": self.history.epochs, "best_weights": self.best_weights}
+        outcome = {
+            "epochs": self.history.epochs,
+            "snapshots": self.history.snapshots,
+            "best_weights": self.best_weights,
+        }
         if self.finished:
             return outcome
         return outcome | {
@@ -116,7 +124,10 @@ class Progress:
         epochs = [{str(name): float(value) for name, value in epoch.items()} for epoch in stored["epochs"]]
         if not all(math.isfinite(value) for epoch in epochs for value in epoch.values()):
             raise ValueError("a loss is not finite")
-        self.history = History(epochs)
+        snapshots = list(stored["snapshots"])
+        if not _same_form(snapshots, snapshots[:1] * len(epochs if snapshots else [])):
+            raise ValueError("it has not one snapshot for each epoch")
+        self.history = History(epochs, snapshots)
         self.net.load_state_dict(stored["best_weights"])
         self.best_weights = copy.deepcopy(self.net.state_dict())
         if self.finished:

@@ -1,5 +1,7 @@
 """What the training loop minimises for the baseline and for the CVAE."""
 
+from collections.abc import Callable
+
 import pyro
 import torch.nn as nn
 import torch.nn.functional as F
@@ -65,6 +67,7 @@ def train_cvae(
     elbo: str = "mean-field",
     label: str = "CVAE",
     stage: Stage | None = None,
+    snapshot: Callable[[int], Tensor] | None = None,
 ) -> History:
     r"""Fit prior, recognition and generation networks by stochastic variational inference.
 
@@ -84,6 +87,7 @@ def train_cvae(
             always has it in closed form.
         label: how progress lines begin.
         stage: where each epoch is put away, and where a run that was interrupted is taken up.
+        snapshot: makes of the number of an epoch, after it, what the history is to keep of the CVAE.
 
     Raises:
         TrainingError: a loss is not finite.
@@ -106,7 +110,7 @@ def train_cvae(
     # The scope keeps these parameters apart from those of any other model.  Without Pyro's own checks a
     # loss that is not finite reaches ours.
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        return fit(trained, loss, validate, dataloaders, schedule, label, stage)
+        return fit(trained, loss, validate, dataloaders, schedule, label, stage, snapshot)
 
 
 def _elbo_terms(cvae: CVAE, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cvae.checkpoint import Checkpoint, Stage
+from cvae.checkpoint import FORMAT, Checkpoint, Stage
 from cvae.files import FileError, replacing
 
 
@@ -37,19 +37,22 @@ def test_stage_exchanges_its_own_part_only(path):
         ("a text", "TypeError"),
         (torch.ones(3), "does not fit"),
         ({}, "KeyError: 'format'"),
-        ({"format": 0, "settings": {}, "parts": {}}, "format is 0 instead of 1"),
-        ({"format": 1, "parts": {}}, "KeyError: 'settings'"),
-        ({"format": 1, "settings": 3, "parts": {}}, "TypeError"),
-        ({"format": 1, "settings": {}, "parts": "none"}, "ValueError"),
-        ({"format": 1, "settings": {}, "parts": {"baseline": 7}}, "TypeError|AttributeError"),
-        ({"format": 1, "settings": {}, "parts": {"baseline": {}}}, "Missing key"),
-        ({"format": 1, "settings": {}, "parts": {"baseline": {"weight": torch.ones(3, 2)}}}, "Missing key"),
+        ({"format": 0, "settings": {}, "parts": {}}, "format is 0 instead of"),
+        ({"format": FORMAT, "parts": {}}, "KeyError: 'settings'"),
+        ({"format": FORMAT, "settings": 3, "parts": {}}, "TypeError"),
+        ({"format": FORMAT, "settings": {}, "parts": "none"}, "ValueError"),
+        ({"format": FORMAT, "settings": {}, "parts": {"baseline": 7}}, "TypeError|AttributeError"),
+        ({"format": FORMAT, "settings": {}, "parts": {"baseline": {}}}, "Missing key"),
         (
-            {"format": 1, "settings": {}, "parts": {"baseline": torch.nn.Linear(5, 3).state_dict()}},
+            {"format": FORMAT, "settings": {}, "parts": {"baseline": {"weight": torch.ones(3, 2)}}},
+            "Missing key",
+        ),
+        (
+            {"format": FORMAT, "settings": {}, "parts": {"baseline": torch.nn.Linear(5, 3).state_dict()}},
             "size mismatch",
         ),
         (
-            {"format": 1, "settings": {}, "parts": {"baseline": {"weight": "w", "bias": "b"}}},
+            {"format": FORMAT, "settings": {}, "parts": {"baseline": {"weight": "w", "bias": "b"}}},
             "does not fit",
         ),
     ],

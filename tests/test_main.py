@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import main
+from cvae.checkpoint import FORMAT
 from cvae.model import CVAE
 
 from .faults.runs import outcome
@@ -346,7 +347,7 @@ def test_removed_folder_ends_the_run(tmp_path, monkeypatch, capsys):
         (lambda path: path.write_bytes(path.read_bytes()[:-100]), "is damaged, or no file of PyTorch"),
         (lambda path: path.write_bytes(b""), "is damaged, or no file of PyTorch"),
         (lambda path: (path.unlink(), path.mkdir()), "is not a file"),
-        (lambda path: torch.save({"format": 1}, path), "does not fit this run (KeyError: 'settings')"),
+        (lambda path: torch.save({"format": FORMAT}, path), "does not fit this run (KeyError: 'settings')"),
         (
             lambda path: torch.save(Hostile(path.with_name("made")), path),
             "holds more than tensors and plain values",
