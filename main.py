@@ -7,14 +7,18 @@ after an interruption the same command goes on from there.
 
 import argparse
 import contextlib
+import logging
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from cvae.options import UsageError, parse_args
+
+logger = logging.getLogger("cvae")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -24,11 +28,14 @@ def run(args: argparse.Namespace) -> None:
 
     from cvae import distributed
     from cvae.experiment import prepare, run_seed
-    from cvae.output import check_unmixed, claim
+    from cvae.forecast import duration
+    from cvae.output import check_unmixed, claim, written
     from cvae.report import Table, save_tables
     from cvae.runtime import choose_device
     from cvae.sources import resolve_dataset
 
+    start = time.perf_counter()
+    _speak(args.quiet)
     device = choose_device(args.device)
     warnings.formatwarning = lambda message, *_: f"\n{'*' * 80}\nWARNING: {message}\n{'*' * 80}\n\n"
     several = len(args.seeds) > 1
@@ -50,11 +57,31 @@ def run(args: argparse.Namespace) -> None:
             table, metric = run_seed(each)
             tables.append(table)
             metrics.append(metric)
-            print(f"\n{table.markdown()}\nFiles are in {each.folder}.", flush=True)
+            print(f"\n{table.markdown()}", flush=True)
         if several and distributed.is_main():
             table = Table.of_seeds(tables, {**metrics[0], "seeds": args.seeds})
             save_tables(args.output_dir, table, {"caption": table.caption, "runs": metrics})
-            print(f"\n{table.markdown()}\nFiles are in {args.output_dir}.", flush=True)
+            print(f"\n{table.markdown()}", flush=True)
+        paths = [
+            path for folder in dict.fromkeys([*folders.values(), args.output_dir]) for path in written(folder)
+        ]
+        logger.info("Written:\n%s", "\n".join(f"  {path}" for path in paths))
+        logger.info("Total time: %s", duration(time.perf_counter() - start))
+
+
+class _Handler(logging.StreamHandler):
+    """Let the run fail where its output can't be written, as ``print`` would."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise
+
+
+def _speak(quiet: bool) -> None:
+    """Print what the package says of its progress, and with ``quiet`` its warnings only."""
+    handler = _Handler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers = [handler]
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

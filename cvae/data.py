@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, default_collate
 from torchvision.transforms import Compose, functional
 
 from cvae.distributed import rank, world_size
@@ -229,10 +229,10 @@ class MaskImages:
 
 
 def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = False) -> DataLoader:
-    """Iterate over a ``CVAEMNIST`` in batches that the data set itself makes.
+    """Iterate over a data set in batches, which a ``CVAEMNIST`` makes itself.
 
     Args:
-        dataset: a ``CVAEMNIST``, or a ``Subset`` of one.
+        dataset: a ``CVAEMNIST``, a ``Subset`` of one, or another data set of dicts.
         batch_size: images a batch; the last one may be smaller.
         shuffle: in a new order each epoch, drawn from torch's global generator.
     """
@@ -262,7 +262,7 @@ def make_shared_loader(dataset: Dataset, batch_size: int, seed: int) -> DataLoad
 
 
 def _stacked(batch: Any) -> Sample:
-    return batch.stacked
+    return batch.stacked if isinstance(batch, Batch) else default_collate(batch)
 
 
 def get_data(

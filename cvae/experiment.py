@@ -1,33 +1,50 @@
 """From the command line to files: for each setting train the baseline, then the CVAE, evaluate and draw."""
 
 import argparse
+import logging
+import subprocess
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 
 from cvae import distributed
 from cvae.ambiguity import choose_inputs
+from cvae.animation import has_ffmpeg
 from cvae.baseline import BaselineNet
 from cvae.checkpoint import Checkpoint, Stage
+from cvae.curves import training_table
 from cvae.data import CVAEMNIST, get_data, make_loader, make_shared_loader, part
-from cvae.evaluate import Evaluation, draw_samples, evaluate
+from cvae.evaluate import Evaluation, evaluate
+from cvae.files import replacing
+from cvae.forecast import Forecast
 from cvae.model import CVAE
 from cvae.options import UsageError
 from cvae.output import check_room, check_settings, checkpoint_path, clear
-from cvae.plot import plot_samples
+from cvae.pictures import Pictures
+from cvae.progress import History
 from cvae.recipes import describe
-from cvae.report import Results, Table, as_plain, save_setting, save_tables, setting_name
+from cvae.report import (
+    Results,
+    Table,
+    as_plain,
+    save_figure,
+    save_tables,
+    save_weights,
+    setting_name,
+)
+from cvae.reporter import Reporter
 from cvae.runtime import seed_stage, versions
 from cvae.schedule import Schedule
 from cvae.snapshots import Snapshots
 from cvae.train import train_baseline, train_cvae
 
 __all__ = ["Run", "prepare", "run_seed"]
+
+logger = logging.getLogger(__name__)
 
 # Flags that a repeated command may change: where things are, what is asked for now, and what is shown.
 CHANGEABLE = (
@@ -41,11 +58,14 @@ CHANGEABLE = (
     "output_dir",
     "overwrite",
     "seeds",
+    "animate",
+    "quiet",
     "debug",
 )
 NUM_AMBIGUOUS = 4  # inputs of the diversity figure
 NUM_ANIMATED = 3  # inputs of the animation: a clear one and two ambiguous ones
 FRAMES_PER_EPOCH = 3
+ANIMATED_FROM = 30_000  # training images: so many make frames cost less than 3 % of an epoch on a CPU
 VALIDATION_BATCH_SIZE = 1000  # without gradients there is memory for more images at once
 
 
@@ -61,6 +81,7 @@ class Run:
         folder: where to write.
         settings: what the figures depend on, except what each setting has of its own.
         checkpoints: by number of known quadrants, of all settings that were begun or are to be.
+        forecast: of all runs of the command.
     """
 
     args: argparse.Namespace
@@ -70,6 +91,7 @@ class Run:
     folder: Path
     settings: dict[str, Any]
     checkpoints: dict[int, Checkpoint]
+    forecast: Forecast
 
 
 def prepare(
@@ -97,6 +119,14 @@ def prepare(
         datasets, _ = _load(args, args.num_quadrant_inputs[0], dataset, torch.device("cpu"), args.seeds[0])
     named = {name: value for name, value in vars(args).items() if name not in CHANGEABLE}
     named |= {"dataset": dataset, "images": [data.fingerprint() for data in datasets.values()]}
+    settings_to_run = len(folders) * len(args.num_quadrant_inputs)
+    forecast = Forecast(
+        {
+            "baseline": settings_to_run * (args.baseline_epochs or args.num_epochs),
+            "CVAE": settings_to_run * args.num_epochs,
+            "evaluation": settings_to_run,
+        }
+    )
     runs = []
     if distributed.is_main():
         if args.overwrite:
@@ -106,7 +136,7 @@ def prepare(
             found = check_settings(folder, settings)
             for n in args.num_quadrant_inputs:
                 found.setdefault(n, Checkpoint(checkpoint_path(folder, n), settings))
-            runs.append(Run(args, seed, dataset, device, folder, settings, found))
+            runs.append(Run(args, seed, dataset, device, folder, settings, found, forecast))
         with torch.device("meta"):
             nets = _make_cvae(args, datasets["train"])
         check_room(
@@ -114,7 +144,7 @@ def prepare(
             unfinished=sum("outcome" not in c.parts for run in runs for c in run.checkpoints.values()),
             bytes_of_nets=sum(parameter.nbytes for parameter in nets.parameters()),
         )
-    return [replace(run, device=device) for run in distributed.share(runs)]
+    return [replace(run, device=device, forecast=forecast) for run in distributed.share(runs)]
 
 
 def run_seed(run: Run) -> tuple[Table, dict[str, Any]]:
@@ -161,7 +191,7 @@ def _tabulate(run: Run) -> tuple[Table, dict[str, Any]]:
 
 
 def _run_setting(run: Run, n: int) -> None:
-    """Do what is not done yet, and write weights and figure."""
+    """Do what is not done yet, and write weights and figures."""
     args, name, checkpoint = run.args, setting_name(n), run.checkpoints[n]
     done = "outcome" in checkpoint.parts
     datasets, dataloaders = _load(args, n, run.dataset, run.device, run.seed)
@@ -169,7 +199,7 @@ def _run_setting(run: Run, n: int) -> None:
     described = ", ".join(f"{split['name']} ({split['images']:,} images)" for split in splits.values())
     where = f"{run.device}" + (f" x {distributed.world_size()}" if distributed.world_size() > 1 else "")
     before = f"; done before, taken from {checkpoint.path}" if done else ""
-    print(f"{name}: {described}, seed {run.seed}, {where}{before}", flush=True)
+    logger.info("%s: %s, seed %d, %s%s", name, described, run.seed, where, before)
     schedule = Schedule(
         learning_rate=args.learning_rate,
         num_epochs=args.num_epochs,
@@ -186,7 +216,7 @@ def _run_setting(run: Run, n: int) -> None:
         baseline_net,
         dataloaders,
         replace(schedule, num_epochs=args.baseline_epochs or args.num_epochs),
-        label=f"{name}, baseline",
+        reporter=Reporter(f"{name}, baseline", "baseline", run.forecast),
         stage=Stage(checkpoint, "baseline"),
     )
 
@@ -205,11 +235,14 @@ def _run_setting(run: Run, n: int) -> None:
         dataloaders,
         schedule,
         elbo=args.elbo,
-        label=f"{name}, CVAE",
+        reporter=Reporter(f"{name}, CVAE", "CVAE", run.forecast),
         stage=Stage(checkpoint, "CVAE"),
         snapshot=Snapshots(cvae_net, shown.batch(chosen[:NUM_ANIMATED])["input"], FRAMES_PER_EPOCH, run.seed),
     )
 
+    animated = args.animate
+    if animated is None:
+        animated = len(datasets["train"]) >= ANIMATED_FROM
     del datasets, dataloaders  # the training images and their guesses make room
     if not done:
         evaluations, seconds = _evaluate(run, cvae_net, evaluated, name)
@@ -226,9 +259,50 @@ def _run_setting(run: Run, n: int) -> None:
         plain = {split: asdict(evaluation) for split, evaluation in evaluations.items()}
         checkpoint.save(outcome={"evaluations": plain, "splits": splits, "summary": summary})
 
+        run.forecast.took("evaluation", seconds)
+    else:
+        run.forecast.drop("evaluation", 1)
+
     if distributed.is_main():
-        figure = _draw(run, cvae_net, shown, name)
-        save_setting(run.folder, n, {"baseline_net": baseline_net, "cvae_net": cvae_net}, figure)
+        pictures = Pictures(args, n, run.seed, shown, chosen, described)
+        save_weights(run.folder, n, {"baseline_net": baseline_net, "cvae_net": cvae_net})
+        histories = {"baseline": baseline_history, "CVAE": cvae_history}
+        _save_pictures(run, n, pictures, cvae_net, histories)
+        if animated:
+            _save_animation(run, n, pictures, cvae_history)
+
+
+def _save_pictures(
+    run: Run, n: int, pictures: Pictures, cvae_net: CVAE, histories: dict[str, History]
+) -> None:
+    table = training_table(histories)
+    with replacing(run.folder / f"training_q{n}.csv") as file:
+        file.write(table.to_csv(index=False, lineterminator="\n").encode())
+    with run.checkpoints[n].believing():
+        evaluations = run.checkpoints[n].parts["outcome"]["evaluations"]
+        evaluation = Evaluation.of_plain(evaluations["test" if "test" in evaluations else "val"])
+        figures = {
+            "problem": pictures.problem(),
+            "model": pictures.model(),
+            f"cvae_plot_q{n}": pictures.samples(cvae_net, evaluation),
+            f"training_q{n}": pictures.training(table, run.dataset),
+            f"diversity_q{n}": pictures.diversity(cvae_net),
+        }
+    for name, figure in figures.items():
+        save_figure(run.folder / f"{name}.png", figure)
+
+
+def _save_animation(run: Run, n: int, pictures: Pictures, history: History) -> None:
+    with run.checkpoints[n].believing():
+        animation = pictures.animation(history)
+    for kind in ("gif", "mp4") if has_ffmpeg() else ("gif",):
+        try:
+            content = animation.encode(kind)
+        except (OSError, subprocess.SubprocessError) as error:
+            logger.warning("no training_q%d.%s: %s", n, kind, error)
+            continue
+        with replacing(run.folder / f"training_q{n}.{kind}") as file:
+            file.write(content)
 
 
 def _load(
@@ -278,7 +352,7 @@ def _evaluate(
     start = time.perf_counter()
     evaluations = {}
     for split, images in evaluated.items():
-        print(f"{name}: estimating the CLL of {len(images):,} images, {images.name}", flush=True)
+        logger.info("%s: estimating the CLL of %s images, %s", name, f"{len(images):,}", images.name)
         evaluations[split] = evaluate(
             cvae_net,
             images,
@@ -286,17 +360,3 @@ def _evaluate(
             num_importance_samples=run.args.num_importance_samples,
         )
     return evaluations, time.perf_counter() - start
-
-
-def _draw(run: Run, cvae_net: CVAE, data: CVAEMNIST, name: str) -> Figure:
-    """Draw samples for images that are the same whatever the setting."""
-    chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(run.seed))
-    batch = data.batch(chosen[: run.args.num_images])
-    seed_stage(run.seed, "figure")
-    return plot_samples(
-        batch["input"],
-        batch["original"].squeeze(-3),
-        cvae_net.guess(batch["input"]),
-        draw_samples(cvae_net, batch["input"], run.args.num_samples),
-        title=f"{data.name}, {name} known (blue: to be predicted)",
-    )

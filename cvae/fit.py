@@ -9,11 +9,11 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
-from tqdm import tqdm
 
 from cvae import distributed
 from cvae.checkpoint import Stage
 from cvae.progress import History, Progress
+from cvae.reporter import Reporter
 from cvae.schedule import Schedule
 
 __all__ = ["TrainingError", "fit"]
@@ -29,7 +29,7 @@ def fit(
     validate: Callable[[dict[str, Tensor]], dict[str, Tensor]],
     dataloaders: dict[str, DataLoader],
     schedule: Schedule,
-    label: str,
+    reporter: Reporter,
     stage: Stage | None = None,
     snapshot: Callable[[int], Tensor] | None = None,
 ) -> History:
@@ -41,7 +41,7 @@ def fit(
         validate: makes of a batch sums over its images by name, among them ``val``, which decides.
         dataloaders: keyed ``"train"`` and ``"val"``.
         schedule: how the parameters are moved, and for how long.
-        label: how progress lines begin.
+        reporter: says how it goes.
         stage: where each epoch is put away, and where a run that was interrupted is taken up.
         snapshot: makes of the number of an epoch, after it, what the history is to keep of the net.
 
@@ -52,37 +52,42 @@ def fit(
     """
     progress = Progress(net, schedule, len(dataloaders["train"]))
     parallel_loss = distributed.parallel(net, loss)
-    if stage is not None and stage.restore(progress) and not progress.finished:
-        print(f"{label}: goes on after epoch {len(progress.history.epochs)}", flush=True)
+    if stage is not None:
+        stage.restore(progress)
+    reporter.begin(progress.history, progress.finished)
     while not progress.finished:
         start, epoch = time.perf_counter(), len(progress.history.epochs) + 1
-        title = f"{label}, epoch {epoch}/{schedule.num_epochs}"
         if isinstance(dataloaders["train"].sampler, DistributedSampler):
             dataloaders["train"].sampler.set_epoch(epoch)
-        losses = {"train": _train_epoch(progress, parallel_loss, dataloaders["train"], title)}
+        losses = {"train": _train_epoch(progress, parallel_loss, dataloaders["train"], reporter)}
         losses |= _validate_epoch(net, validate, dataloaders["val"])
-        _check_finite(losses["val"], "validation", title)
+        _check_finite(losses["val"], "validation", reporter.title(epoch, schedule.num_epochs))
         losses["seconds"] = time.perf_counter() - start
         # one process decides for all when to stop
         progress.note(distributed.share(losses), snapshot(epoch) if snapshot else None)
         if stage is not None:
             stage.keep(progress)
-        print(_progress_line(title, losses), flush=True)
+        reporter.epoch(progress.history, schedule.num_epochs)
+    reporter.end(progress.history, schedule.num_epochs)
     net.load_state_dict(progress.best_weights)
     return progress.history
 
 
-def _train_epoch(progress: Progress, loss: Callable[[Any], Tensor], loader: DataLoader, title: str) -> float:
+def _train_epoch(
+    progress: Progress, loss: Callable[[Any], Tensor], loader: DataLoader, reporter: Reporter
+) -> float:
     """Return the mean over all processes' images of the loss, as it was before each step."""
     progress.net.train()
     totals, processes = {"loss": 0.0, "images": 0.0}, distributed.world_size()
-    for batch in tqdm(loader, title, leave=False, disable=None):
+    history, num_epochs = progress.history, progress.schedule.num_epochs
+    for batch in reporter.batches(loader, history, num_epochs):
         batch_loss = loss(batch)
         batch_loss.backward()
         progress.step(len(batch["input"]) * processes)
-        _check_finite(batch_loss.item(), "training", title)
+        _check_finite(batch_loss.item(), "training", reporter.title(len(history.epochs) + 1, num_epochs))
         totals["loss"] += batch_loss.item() / processes
         totals["images"] += len(batch["input"])
+        reporter.batch(totals["loss"] / totals["images"], history)
     totals = distributed.sums(totals)
     return totals["loss"] / totals["images"]
 
@@ -106,13 +111,3 @@ def _validate_epoch(
 def _check_finite(loss: float, split: str, title: str) -> None:
     if not math.isfinite(loss):
         raise TrainingError(f"{title}: the {split} loss is {loss}: try a smaller --learning-rate")
-
-
-def _progress_line(title: str, losses: dict[str, float]) -> str:
-    terms = ""
-    if "kl" in losses:
-        terms = f" (reconstruction {losses['reconstruction']:.2f} + KL {losses['kl']:.2f})"
-    return (
-        f"{title}: training {losses['train']:.2f}, validation {losses['val']:.2f}{terms} nats/image, "
-        f"{losses['seconds']:.1f} s"
-    )

@@ -129,7 +129,7 @@ def make_parser(description: str | None = None, recipe: str = "tutorial") -> arg
         help="KL term in closed form, or sampled as in Pyro's example",
     )
 
-    add = parser.add_argument_group("evaluation").add_argument
+    add = parser.add_argument_group("evaluation and figures").add_argument
     add(
         "-p",
         "--num-particles",
@@ -162,6 +162,13 @@ def make_parser(description: str | None = None, recipe: str = "tutorial") -> arg
         help="CVAE rows of the sample figure",
     )
 
+    add(
+        "--animate",
+        action=argparse.BooleanOptionalAction,
+        help="show in training_q{n}.gif how the CVAE learns, and in an .mp4 where ffmpeg is found; by default from "
+        "30,000 training images on, where it takes little of the time",
+    )
+
     add = parser.add_argument_group("the run").add_argument
     add(
         "--output-dir",
@@ -187,6 +194,7 @@ def make_parser(description: str | None = None, recipe: str = "tutorial") -> arg
         help="auto takes CUDA if it is there",
     )
     add("--cuda", action="store_true", help="short for --device cuda")
+    add("--quiet", action="store_true", help="say nothing but the tables, warnings and errors")
     add("--debug", action="store_true", help="show where in the code an error came from")
     parser.set_defaults(**RECIPES[recipe])
     return parser

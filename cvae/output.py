@@ -12,7 +12,7 @@ import filelock
 from cvae.checkpoint import Checkpoint
 from cvae.options import UsageError
 
-__all__ = ["check_room", "check_settings", "check_unmixed", "checkpoint_path", "claim", "clear"]
+__all__ = ["check_room", "check_settings", "check_unmixed", "checkpoint_path", "claim", "clear", "written"]
 
 PRODUCTS = (
     "results.csv",
@@ -21,6 +21,13 @@ PRODUCTS = (
     "baseline_net_q[123].pth",
     "cvae_net_q[123].pth",
     "cvae_plot_q[123].png",
+    "diversity_q[123].png",
+    "training_q[123].csv",
+    "training_q[123].gif",
+    "training_q[123].mp4",
+    "training_q[123].png",
+    "model.png",
+    "problem.png",
 )
 CHECKPOINTS = "checkpoint_q[123].pt"
 SEEDS = "seed_*"  # folders of the runs with a seed each
@@ -138,9 +145,13 @@ def _shown(settings: dict[str, Any], name: str) -> str:
     return str(settings[name]) if name in settings else "unknown"
 
 
+def written(folder: Path) -> list[Path]:
+    """List what runs have left in a folder, by name."""
+    return sorted(path for pattern in (*PRODUCTS, CHECKPOINTS) for path in folder.glob(pattern))
+
+
 def clear(folder: Path) -> None:
     """Delete what earlier runs left in a folder and its folders of seeds, and nothing else."""
     for place in (folder, *folder.glob(SEEDS)):
-        for pattern in (*PRODUCTS, CHECKPOINTS):
-            for path in place.glob(pattern):
-                path.unlink()
+        for path in written(place):
+            path.unlink()

@@ -37,6 +37,11 @@ class History:
         return 1 + losses.index(min(losses)) if losses else 0
 
     @property
+    def best_loss(self) -> float:
+        """The lowest validation loss, nats per image."""
+        return min(epoch["val"] for epoch in self.epochs)
+
+    @property
     def epochs_without_improvement(self) -> int:
         """How many epochs have passed since the best one: what early stopping waits for."""
         return len(self.epochs) - self.best_epoch

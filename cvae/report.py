@@ -14,24 +14,31 @@ from matplotlib.figure import Figure
 
 from cvae.evaluate import Estimate, Evaluation
 from cvae.files import replacing
+from cvae.sheet import DPI
 
-__all__ = ["Results", "Table", "as_plain", "save_setting", "save_tables", "setting_name"]
+__all__ = [
+    "Results",
+    "Table",
+    "as_plain",
+    "save_figure",
+    "save_tables",
+    "save_weights",
+    "setting_name",
+    "with_error",
+]
 
 Results = dict[int, dict[str, Evaluation]]  # number of known quadrants: key of the split: evaluation
 
 SPLITS = {"val": "validation", "test": "test"}
 
 
-def save_setting(
-    output_dir: Path, num_quadrant_inputs: int, nets: dict[str, nn.Module], figure: Figure
-) -> None:
-    """Write the plain state dicts ``{name}_q{n}.pth`` and the figure ``cvae_plot_q{n}.png``.
+def save_weights(output_dir: Path, num_quadrant_inputs: int, nets: dict[str, nn.Module]) -> None:
+    """Write the plain state dicts ``{name}_q{n}.pth``.
 
     Args:
         output_dir: an existing folder.
         num_quadrant_inputs: the n of the file names.
         nets: by name, ``baseline_net`` and ``cvae_net``.
-        figure: the sample figure.
 
     Raises:
         OSError: a file can't be written; the one of that name that was there stays whole.
@@ -40,8 +47,16 @@ def save_setting(
         weights = {key: value.cpu() for key, value in net.state_dict().items()}
         with replacing(output_dir / f"{name}_q{num_quadrant_inputs}.pth") as file:
             torch.save(weights, file)
-    with replacing(output_dir / f"cvae_plot_q{num_quadrant_inputs}.png") as file:
-        figure.savefig(file, format="png", dpi=150, bbox_inches="tight")
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG, the same bytes whenever it is the same figure.
+
+    Raises:
+        OSError: it can't be written; the file of that name that was there stays whole.
+    """
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
 
 
 def save_tables(output_dir: Path, table: "Table", metrics: dict[str, Any]) -> None:
@@ -115,7 +130,7 @@ class Table:
             f"|---|{'---|' * len(self.values.columns)}",
         ]
         for row in self.values.index:
-            cells = map(_cell, self.values.loc[row], self.errors.loc[row])
+            cells = map(with_error, self.values.loc[row], self.errors.loc[row])
             lines.append(f"| {row} | {' | '.join(cells)} |")
         return "\n".join(lines) + "\n"
 
@@ -131,6 +146,14 @@ def as_plain(results: Results) -> dict[str, Any]:
 def setting_name(num_quadrant_inputs: int) -> str:
     """Name a setting as the table's columns do: ``1 quadrant``, ``2 quadrants``."""
     return f"{num_quadrant_inputs} quadrant" + ("s" if num_quadrant_inputs > 1 else "")
+
+
+def with_error(value: float, error: float | None) -> str:
+    """Show as many decimals as the error has meaning, and at least one."""
+    if error is None or not error > 0:
+        return f"{value:.1f}"
+    decimals = max(1, math.ceil(-math.log10(error)))
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
 
 def _caption(metrics: dict[str, Any]) -> str:
@@ -151,11 +174,3 @@ def _value(entry: Estimate | float) -> float:
 
 def _error(entry: Estimate | float) -> float:
     return entry.standard_error or math.nan if isinstance(entry, Estimate) else math.nan
-
-
-def _cell(value: float, error: float) -> str:
-    """Show as many decimals as the error has meaning, and at least one."""
-    if not error > 0:
-        return f"{value:.1f}"
-    decimals = max(1, math.ceil(-math.log10(error)))
-    return f"{value:.{decimals}f} ± {error:.{decimals}f}"

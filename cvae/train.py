@@ -16,6 +16,7 @@ from cvae.checkpoint import Stage
 from cvae.fit import fit
 from cvae.model import CVAE
 from cvae.progress import History
+from cvae.reporter import Reporter
 from cvae.schedule import Schedule
 
 __all__ = ["ELBOS", "train_baseline", "train_cvae"]
@@ -28,7 +29,7 @@ def train_baseline(
     dataloaders: dict[str, DataLoader],
     schedule: Schedule = Schedule(),
     *,
-    label: str = "baseline",
+    reporter: Reporter = Reporter("baseline", "baseline"),
     stage: Stage | None = None,
 ) -> History:
     """Fit the baseline by maximum likelihood and leave it with its best weights.
@@ -37,7 +38,7 @@ def train_baseline(
         net: trained in place.
         dataloaders: keyed ``"train"`` and ``"val"``, of samples with ``input`` and ``output``.
         schedule: how its weights are moved, and for how long.
-        label: how progress lines begin.
+        reporter: says how it goes.
         stage: where each epoch is put away, and where a run that was interrupted is taken up.
 
     Raises:
@@ -54,7 +55,7 @@ def train_baseline(
     def validate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"val": loss(batch)}
 
-    history = fit(narrow, loss, validate, dataloaders, schedule, label, stage)
+    history = fit(narrow, loss, validate, dataloaders, schedule, reporter, stage)
     narrow.write_to(net)
     return history
 
@@ -65,7 +66,7 @@ def train_cvae(
     schedule: Schedule = Schedule(),
     *,
     elbo: str = "mean-field",
-    label: str = "CVAE",
+    reporter: Reporter = Reporter("CVAE", "CVAE"),
     stage: Stage | None = None,
     snapshot: Callable[[int], Tensor] | None = None,
 ) -> History:
@@ -85,7 +86,7 @@ def train_cvae(
         schedule: how their weights are moved, and for how long.
         elbo: ``"mean-field"`` for the KL term in closed form, ``"trace"`` to sample it too.  Validation
             always has it in closed form.
-        label: how progress lines begin.
+        reporter: says how it goes.
         stage: where each epoch is put away, and where a run that was interrupted is taken up.
         snapshot: makes of the number of an epoch, after it, what the history is to keep of the CVAE.
 
@@ -110,7 +111,7 @@ def train_cvae(
     # The scope keeps these parameters apart from those of any other model.  Without Pyro's own checks a
     # loss that is not finite reaches ours.
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        return fit(trained, loss, validate, dataloaders, schedule, label, stage, snapshot)
+        return fit(trained, loss, validate, dataloaders, schedule, reporter, stage, snapshot)
 
 
 def _elbo_terms(cvae: CVAE, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

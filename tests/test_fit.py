@@ -9,6 +9,7 @@ from cvae.checkpoint import Checkpoint, Stage
 from cvae.files import FileError
 from cvae.fit import fit
 from cvae.progress import Progress
+from cvae.reporter import Reporter
 from cvae.schedule import Schedule
 
 IMAGES: Any = [{"input": image} for image in torch.linspace(-1, 1, 10)[:, None]]
@@ -32,7 +33,7 @@ class Scripted:
         return {"val": torch.tensor(10.0 * next(self.val)) if self.val else self.loss(batch)}
 
     def fit(self, schedule, stage=None):
-        return fit(self.net, self.loss, self.validate, LOADERS, schedule, "net", stage)
+        return fit(self.net, self.loss, self.validate, LOADERS, schedule, Reporter("net", "CVAE"), stage)
 
 
 @pytest.mark.parametrize(

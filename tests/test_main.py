@@ -23,7 +23,13 @@ from .faults.runs import outcome
 from .test_files import Hostile
 
 ROOT = Path(__file__).parents[1]
-PER_SETTING = [("checkpoint", "pt"), ("cvae_plot", "png")]
+PER_SETTING = [
+    ("checkpoint", "pt"),
+    ("cvae_plot", "png"),
+    ("diversity", "png"),
+    ("training", "csv"),
+    ("training", "png"),
+]
 TINY = "--dataset mnist-5k --subset 40 -n 1 -p 2 --num-importance-samples 3 -vi 3 -vs 2".split()
 
 
@@ -49,7 +55,7 @@ def test_tiny_run_writes_every_file(tmp_path, capsys):
     assert main.main([*TINY, "-nq", "1", "3", "--output-dir", str(tmp_path), "--seed", "5"]) == 0
     expected = {f"{net}_net_q{n}.pth" for net in ("baseline", "cvae") for n in (1, 3)}
     expected |= {f"{name}_q{n}.{ending}" for n in (1, 3) for name, ending in PER_SETTING}
-    expected |= {"results.csv", "results.md", "metrics.json"}
+    expected |= {"results.csv", "results.md", "metrics.json", "model.png", "problem.png"}
     assert set(files(tmp_path)) == expected
 
     table = pd.read_csv(tmp_path / "results.csv", index_col=0)

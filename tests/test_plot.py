@@ -1,15 +1,24 @@
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from cvae.plot import MISSING, plot_samples
+from cvae.plot import GAP, MAX_STD, SAMPLE_ROWS, plot_diversity, plot_problem, plot_samples
+from cvae.sheet import LINE, MISSING, OUTLINE
+
+from .test_sheet import assert_nothing_is_cut_off, dots_of
+
+SCALE = 4  # 28 pixels come to 112 dots
 
 
-def figure_of(images, samples, known=None):
-    known = known_left_half() if known is None else known
+def known_left_half():
+    known = torch.zeros(28, 28, dtype=torch.bool)
+    known[:, :14] = True
+    return known
+
+
+def samples_figure(images, samples):
     truth = torch.rand(images, 28, 28)
-    inputs = torch.where(known, truth, -1)
+    inputs = torch.where(known_left_half(), truth, -1)
     figure = plot_samples(
         inputs,
         truth,
@@ -20,47 +29,72 @@ def figure_of(images, samples, known=None):
     return figure, truth
 
 
-def known_left_half():
-    known = torch.zeros(28, 28, dtype=torch.bool)
-    known[:, :14] = True
-    return known
-
-
 @pytest.mark.parametrize("images, samples", [(1, 1), (3, 2), (12, 10)])
 def test_rows_show_what_their_labels_say(images, samples):
-    figure, truth = figure_of(images, samples)
-    (axes,) = figure.axes
-    labels = [label.get_text() for label in axes.get_yticklabels()]
+    figure, truth = samples_figure(images, samples)
+    sheet, words = dots_of(figure), figure.axes[0].texts
+    labels = [word.get_text() for word in words]
     assert labels == ["Inputs", "Truth", "NN"] + [f"CVAE {n}" for n in range(1, samples + 1)]
-    sheet = axes.images[0].get_array()
-    known = known_left_half().numpy()
-    for label, middle in zip(labels, axes.get_yticks()):
+    known = known_left_half().numpy()[..., None]
+    for word in words:
+        top = round(word.get_position()[1]) - 14 * SCALE
         for column in range(images):
-            cell = sheet[int(middle) - 14 : int(middle) + 14, column * 30 : column * 30 + 28]
+            left = column * (28 * SCALE + GAP)
+            cell = sheet[top : top + 28 * SCALE : SCALE, left : left + 28 * SCALE : SCALE]
             expected = {
                 "Inputs": np.array(MISSING),
                 "Truth": truth[column].numpy()[..., None],
                 "NN": 0.25,
-            }.get(label, 0.75)
-            expected = np.broadcast_to(expected, (28, 28, 3))
+            }.get(word.get_text(), 0.75)
             given = np.broadcast_to(truth[column].numpy()[..., None], (28, 28, 3))
-            np.testing.assert_allclose(cell, np.where(known[..., None], given, expected), atol=1e-6)
+            expected = np.where(known, given, expected)
+            for half in (np.s_[1:27, 1:13], np.s_[:, 14:]):  # the outline lies between and around them
+                np.testing.assert_allclose(cell[half], expected[half], atol=1e-6)
 
 
 @pytest.mark.parametrize("images, samples", [(1, 1), (10, 10), (30, 3)])
-def test_nothing_is_cut_off_and_labels_stand_beside_their_rows(images, samples):
-    figure, _ = figure_of(images, samples)
-    (axes,) = figure.axes
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
-    page = figure.get_tightbbox(renderer)
-    for text in [*axes.get_yticklabels(), axes.title]:
-        box = text.get_window_extent(renderer).transformed(figure.dpi_scale_trans.inverted())
-        assert page.x0 - 0.01 <= box.x0 and box.x1 <= page.x1 + 0.01
-        assert page.y0 - 0.01 <= box.y0 and box.y1 <= page.y1 + 0.01
-    for label, middle in zip(axes.get_yticklabels(), axes.get_yticks()):
-        box = label.get_window_extent(renderer)
-        row = axes.transData.transform((0, middle))[1]
-        assert abs((box.y0 + box.y1) / 2 - row) < 5  # pixels
-        assert box.x1 < axes.transData.transform((0, middle))[0]
+def test_nothing_of_the_samples_is_cut_off(images, samples):
+    assert_nothing_is_cut_off(samples_figure(images, samples)[0])
+
+
+def test_diversity_shows_mean_and_spread_of_all_samples():
+    truth = torch.rand(3, 28, 28)
+    known = known_left_half()
+    samples = torch.rand(50, 3, 28, 28)
+    figure = plot_diversity(
+        torch.where(known, truth, -1),
+        truth,
+        torch.full_like(truth, 0.25),
+        samples,
+        title="title",
+        num_shown=10,
+    )
+    assert_nothing_is_cut_off(figure)
+    sheet, texts = dots_of(figure), {word.get_text(): word.get_position()[0] for word in figure.axes[0].texts}
+    assert list(texts)[:3] == ["Input", "Truth", "NN"] and len(texts) == 6
+    big = SAMPLE_ROWS * SCALE
+    missing = (~known).numpy()
+    tops = np.flatnonzero((sheet[:, round(texts["Input"])] != 1).any(-1))
+    starts = [top for top in tops if top - 1 not in tops]
+    assert len(starts) == 3
+    for name, expected in (
+        ("NN", torch.full_like(truth, 0.25)),
+        ("CVAE, mean", samples.mean(0)),
+        (f"CVAE, std (0 to {MAX_STD})", samples.std(0, correction=0) / MAX_STD),
+    ):
+        for row, top in enumerate(starts):
+            left = round(texts[name]) - 14 * big
+            cell = sheet[top : top + 28 * big : big, left : left + 28 * big : big, 0]
+            np.testing.assert_allclose(cell[missing], expected[row].numpy()[missing], atol=1e-6)
+
+
+def test_problem_shows_each_pixel_once_in_what_is_given_and_what_is_not():
+    truth, known = torch.rand(2, 28, 28), known_left_half()
+    figure = plot_problem(truth, {"one": known, "two": ~known})
+    assert_nothing_is_cut_off(figure)
+    sheet = dots_of(figure)
+    blue = np.isclose(sheet, MISSING).all(-1).sum()
+    orange = np.isclose(sheet, OUTLINE).all(-1).sum()
+    half = 14 * 28 * SCALE**2
+    rim = (28 + 14) * 2 * SCALE * LINE - 4 * LINE**2
+    assert (blue, orange) == (2 * 2 * 2 * half, 2 * 2 * rim)

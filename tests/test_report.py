@@ -4,10 +4,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from matplotlib.figure import Figure
 
 from cvae.evaluate import Estimate, Evaluation
-from cvae.report import Table, as_plain, save_setting, save_tables
+from cvae.report import Table, as_plain, save_tables, save_weights
 
 ROWS = [
     "NN (baseline)",
@@ -94,11 +93,7 @@ def test_seeds_are_averaged_and_their_spread_shown():
 
 def test_weights_are_plain_state_dicts(tmp_path):
     net = torch.nn.Linear(2, 3)
-    save_setting(tmp_path, 2, {"baseline_net": net, "cvae_net": net}, Figure())
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "baseline_net_q2.pth",
-        "cvae_net_q2.pth",
-        "cvae_plot_q2.png",
-    }
+    save_weights(tmp_path, 2, {"baseline_net": net, "cvae_net": net})
+    assert {path.name for path in tmp_path.iterdir()} == {"baseline_net_q2.pth", "cvae_net_q2.pth"}
     weights = torch.load(tmp_path / "cvae_net_q2.pth", weights_only=True)
     assert list(weights) == ["weight", "bias"] and torch.equal(weights["weight"], net.weight)

@@ -1,0 +1,123 @@
+"""How the CVAE learns: its loss epoch by epoch, and what it predicts in between."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.animation import AbstractMovieWriter, FFMpegWriter, PillowWriter
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cvae.curves import STYLES, finish
+from cvae.sheet import Sheet
+
+__all__ = ["Animation", "has_ffmpeg"]
+
+DPI = 100
+WIDTH, HEIGHT = 480, 460  # dots; video wants even numbers
+CURVE = 250  # dots of the height
+CELL = 84
+GAP = 12
+FRAMES_PER_SECOND = 6
+
+
+class Animation:
+    """The validation loss above, and below it images whose completion is drawn anew in each frame.
+
+    Args:
+        losses: of validation, by epoch, nats per image.
+        snapshots: for each epoch completions in 255ths, uint8 of shape (samples, images, h, w): a frame for
+            each sample.
+        truth: the whole images, shape (images, h, w), in [0, 1].
+        known: boolean (h, w): the pixels that are given.
+        title: stands above the figure.
+    """
+
+    def __init__(
+        self, losses: Sequence[float], snapshots: Sequence[Tensor], truth: Tensor, known: Tensor, title: str
+    ) -> None:
+        self.losses = losses
+        self.snapshots = snapshots
+        self.truth = truth.cpu().numpy()
+        self.known = known.cpu().numpy()
+        self.figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI)
+        axes = self.figure.add_axes((0.13, 1 - (CURVE - 40) / HEIGHT, 0.84, (CURVE - 90) / HEIGHT))
+        axes.set(xlim=(0.5, len(losses) + 0.5), ylim=_limits(losses))
+        self.line = axes.plot([], [], **STYLES["validation loss"])[0]
+        self.point = axes.plot([], [], "o", color="black", markersize=4)[0]
+        finish(axes)
+        axes.set_ylabel("nats per image", fontsize=8)
+        self.heading = self.figure.text(0.02, 0.985, "", va="top", fontsize=8, linespacing=1.4)
+        self.title = title
+        self.picture: Any = None
+
+    def __len__(self) -> int:
+        return sum(len(snapshot) for snapshot in self.snapshots)
+
+    def frames(self) -> Iterator[Figure]:
+        """Turn the figure into one frame after another."""
+        for epoch, (loss, snapshot) in enumerate(zip(self.losses, self.snapshots), 1):
+            self.line.set_data(range(1, epoch + 1), self.losses[:epoch])
+            self.point.set_data([epoch], [loss])
+            self.heading.set_text(f"{self.title}\nEpoch {epoch}: validation loss {loss:.1f} nats per image")
+            for completions in snapshot.numpy() / 255:
+                self._show(np.where(self.known, self.truth, completions))
+                yield self.figure
+
+    def encode(self, kind: str) -> bytes:
+        """Return all frames in one file.
+
+        Args:
+            kind: ``"gif"``, or ``"mp4"`` where :func:`has_ffmpeg`.
+
+        Raises:
+            OSError, subprocess.SubprocessError: ffmpeg fails, or there is no room for a temporary file.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"animation.{kind}"
+            writer = _writer(kind)
+            with writer.saving(self.figure, str(path), DPI):
+                for _ in self.frames():
+                    writer.grab_frame()
+            return path.read_bytes()
+
+    def _show(self, completions: np.ndarray) -> None:
+        images, height, width = self.truth.shape
+        scale = max(1, round(CELL / max(height, width)))
+        across, down = width * scale + GAP, height * scale + GAP
+        sheet = Sheet(2 * down - GAP, images * across - GAP, self.known)
+        for row, pictures in enumerate((self.truth, completions)):
+            for column, picture in enumerate(pictures):
+                sheet.put(picture, row * down, column * across, scale)
+        if self.picture is None:
+            rows, columns = sheet.dots.shape[:2]
+            left, bottom = (WIDTH - columns) // 2, (HEIGHT - CURVE - rows) // 2
+            axes = self.figure.add_axes((left / WIDTH, bottom / HEIGHT, columns / WIDTH, rows / HEIGHT))
+            axes.set_axis_off()
+            self.picture = axes.imshow(
+                sheet.dots, interpolation="none", extent=(0, columns, rows, 0), aspect="auto"
+            )
+            for row, name in enumerate(("truth", "CVAE")):
+                axes.text(-GAP, row * down + (down - GAP) / 2, name, ha="right", va="center", fontsize=8)
+        else:
+            self.picture.set_data(sheet.dots)
+
+
+def has_ffmpeg() -> bool:
+    """Tell whether the program is there that makes videos."""
+    return FFMpegWriter.isAvailable()
+
+
+def _writer(kind: str) -> AbstractMovieWriter:
+    if kind == "gif":
+        return PillowWriter(fps=FRAMES_PER_SECOND)
+    # one thread, and no version in the file: the same bytes every time
+    options = ["-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-pix_fmt", "yuv420p"]
+    return FFMpegWriter(fps=FRAMES_PER_SECOND, codec="libx264", extra_args=options)
+
+
+def _limits(losses: Sequence[float]) -> tuple[float, float]:
+    margin = 0.08 * (max(losses) - min(losses)) or 1.0
+    return min(losses) - margin, max(losses) + margin

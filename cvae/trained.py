@@ -1,0 +1,118 @@
+"""A trained model, taken from an output folder to be used on images."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import StackDataset
+
+from cvae.data import MaskImages
+from cvae.estimators import estimate_cll
+from cvae.evaluate import draw_samples
+from cvae.files import FileError, read
+from cvae.model import CVAE
+
+__all__ = ["TrainedCVAE"]
+
+
+class TrainedCVAE:
+    """A CVAE and the quadrants that it was trained to start from.
+
+    Args:
+        cvae: the model.
+        num_quadrant_inputs: number of known quadrants: 1, 2 or 3.
+
+    Raises:
+        ValueError: ``num_quadrant_inputs`` is not 1, 2 or 3.
+    """
+
+    def __init__(self, cvae: CVAE, num_quadrant_inputs: int) -> None:
+        self.cvae = cvae.eval()
+        self.mask = MaskImages(num_quadrant_inputs, cvae.masked_with)
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, num_quadrant_inputs: int, device: str | torch.device = "cpu"
+    ) -> "TrainedCVAE":
+        """Read ``cvae_net_q{n}.pth``, and from ``metrics.json`` how the networks were made.
+
+        Args:
+            folder: where a run has written to.
+            num_quadrant_inputs: the n of the file's name.
+            device: where to compute.
+
+        Raises:
+            FileError: a file is missing, damaged, or of another model.
+        """
+        weights_path, metrics_path = (
+            Path(folder) / f"cvae_net_q{num_quadrant_inputs}.pth",
+            Path(folder) / "metrics.json",
+        )
+        weights = read(weights_path)
+        try:
+            arguments = json.loads(metrics_path.read_text())["arguments"]
+            hidden_1, num_pixels = weights["baseline_net.fc1.weight"].shape
+            z_dim, hidden_2 = weights["prior_net.fc31.weight"].shape
+            cvae = CVAE(
+                z_dim,
+                hidden_1,
+                hidden_2,
+                activation=arguments["activation"],
+                generation_input=arguments["generation_input"],
+                num_pixels=num_pixels,
+            )
+            cvae.load_state_dict(weights)
+        except OSError as error:
+            raise FileError(f"{metrics_path} can't be read ({error.strerror})") from error
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise FileError(
+                f"{weights_path} and {metrics_path} are not of one model ({type(error).__name__}: {reason:.200})"
+            ) from error
+        return cls(cvae.to(device), num_quadrant_inputs)
+
+    def complete(self, images: Tensor, num_samples: int = 1) -> Tensor:
+        """Draw completions of images, whose missing quadrants are never looked at.
+
+        Args:
+            images: shape (N, h, w), floats in [0, 1].
+            num_samples: completions an image, each from a latent sample of its own.
+
+        Returns:
+            Probabilities in the missing pixels and the images' own values in the others, shape
+            (num_samples, N, h, w).
+
+        Raises:
+            ValueError: the images are not of that kind, or of another size than the model's.
+        """
+        xs = self._masked(images)["input"]
+        known = xs != self.cvae.masked_with
+        return torch.where(known, xs, draw_samples(self.cvae, xs, num_samples))
+
+    def negative_cll(self, images: Tensor, num_particles: int = 100) -> Tensor:
+        """Estimate the negative conditional log-likelihood of the missing quadrants by importance sampling.
+
+        Args:
+            images: whole, shape (N, h, w), floats in [0, 1].
+            num_particles: latent samples an image.
+
+        Returns:
+            Nats, lower is better, float64 of shape (N,), on the CPU.
+
+        Raises:
+            ValueError: the images are not of that kind, or of another size than the model's.
+        """
+        return estimate_cll(self.cvae, StackDataset(**self._masked(images)), num_particles=num_particles)
+
+    def _masked(self, images: Tensor) -> dict[str, Any]:
+        num_pixels = self.cvae.baseline_net.num_pixels
+        if images.ndim != 3 or images.shape[1] * images.shape[2] != num_pixels:
+            raise ValueError(
+                f"images must have shape (N, h, w) with h x w = {num_pixels}, not {tuple(images.shape)}"
+            )
+        if not images.is_floating_point() or not ((images >= 0) & (images <= 1)).all():
+            raise ValueError("images must be floats in [0, 1]: divide bytes by 255")
+        sample = self.mask({"original": images[:, None].to(next(self.cvae.parameters()).device)})
+        return {name: sample[name] for name in ("input", "output")}

@@ -1,0 +1,79 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from cvae.sheet import DPI, LINE, MISSING, OUTLINE, Sheet, cell_scale
+
+
+def drawn(figure):
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3] / 255, canvas.get_renderer()
+
+
+def dots_of(figure):
+    """The sheet that a figure was made of."""
+    return np.asarray(figure.axes[0].images[0].get_array())
+
+
+def assert_nothing_is_cut_off(figure):
+    _, renderer = drawn(figure)
+    page = figure.bbox
+    texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
+    boxes = [text.get_window_extent(renderer) for text in texts if text.get_text()]
+    assert boxes
+    for box in boxes:
+        assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
+    for number, one in enumerate(boxes):
+        assert not any(one.overlaps(other) for other in boxes[:number])
+
+
+@pytest.mark.parametrize("height, width", [(28, 28), (28, 20), (6, 4), (120, 64)])
+@pytest.mark.parametrize("title", ["short", "several words that fill more than one line " * 4])
+def test_sheet_is_drawn_dot_by_dot(height, width, title):
+    """Each dot of the sheet is a dot of the picture, so images of all rows and columns have one size."""
+    known = np.zeros((height, width), dtype=bool)
+    known[height // 2 :, : width // 2] = True
+    scale = cell_scale(height, width)
+    sheet = Sheet(2 * height * scale + 5, 3 * width * scale + 11, known)
+    image = np.random.default_rng(0).random((height, width))
+    for row in range(2):
+        for column in range(3):
+            sheet.put(image, row * (height * scale + 5), column * (width * scale + 5), scale)
+    sheet.write("a word", 20, -10, "right")
+    figure = sheet.figure(title, left_margin=150)
+    picture, _ = drawn(figure)
+    assert figure.dpi == DPI
+    rows, columns = sheet.dots.shape[:2]
+    left, top = 16 + 150, picture.shape[0] - 32 - rows + 16
+    shown = picture[top : top + rows, left : left + columns]
+    np.testing.assert_allclose(shown, sheet.dots, atol=1 / 255 + 1e-9)
+    assert_nothing_is_cut_off(figure)
+
+
+def test_outline_goes_round_the_known_pixels_and_hides_nothing_else():
+    known: Any = np.zeros((8, 8), dtype=bool)
+    known[:4] = True
+    known[4:, :4] = True  # all but one quadrant
+    sheet = Sheet(40, 40, known)
+    sheet.put(np.zeros((8, 8)), 0, 0, 5, hide="missing")
+    orange: Any = np.isclose(sheet.dots, OUTLINE).all(-1)
+    big: Any = known.repeat(5, 0).repeat(5, 1)
+    assert (np.isclose(sheet.dots, MISSING).all(-1) == ~big).all()
+    assert not orange[~big].any()
+    depth = 1 + LINE
+    for row in range(40):
+        for column in range(40):
+            around = [
+                0 <= row + down < 40 and 0 <= column + right < 40 and big[row + down, column + right]
+                for down in range(1 - depth, depth)
+                for right in range(1 - depth, depth)
+            ]
+            assert orange[row, column] == (big[row, column] and not all(around))
+
+
+def test_colours_differ_in_greyscale_from_what_they_border_on():
+    luminance = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in (MISSING, OUTLINE)]
+    assert all(0.2 < value < 0.8 for value in luminance)  # neither ink nor paper
