@@ -22,7 +22,8 @@ COLUMNS = {
     "kl": "validation KL",
 }
 UNIT = "nats per image"
-WIDTH, HEIGHT = 10.0, 3.6  # inches
+WIDTH, HEIGHT = 10.0, 3.5  # inches, without the title
+TITLE_LINE = 0.15
 # Okabe and Ito's colours, and dashes for those who see none.
 STYLES: dict[str, dict[str, Any]] = {
     "training loss": {"color": "#E69F00", "linestyle": "--"},
@@ -63,9 +64,17 @@ def plot_training(table: pd.DataFrame, title: str, references: dict[str, float] 
         title: stands above the figure.
         references: by net, the tutorial's figures, nats per image.
     """
-    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
     lines = wrapped(title, int(0.98 * WIDTH * DPI))
-    figure.suptitle("\n".join(lines), fontsize=TITLE, ha="left", x=0.01)
+    height = HEIGHT + TITLE_LINE * len(lines)
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
+    figure.subplots_adjust(
+        left=0.055,
+        right=0.99,
+        wspace=0.25,
+        bottom=0.45 / height,
+        top=1 - (0.35 + TITLE_LINE * len(lines)) / height,
+    )
+    figure.text(0.01, 1 - 0.07 / height, "\n".join(lines), fontsize=TITLE, va="top", linespacing=1.3)
     panels = [
         ("baseline", "baseline", ("train", "val")),
         ("CVAE", "CVAE: negative lower bound", ("train", "val")),

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import subprocess
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,25 +12,20 @@ from torch.utils.data import DataLoader
 
 from cvae import distributed
 from cvae.ambiguity import choose_inputs
-from cvae.animation import has_ffmpeg
 from cvae.baseline import BaselineNet
 from cvae.checkpoint import Checkpoint, Stage
-from cvae.curves import training_table
 from cvae.data import CVAEMNIST, get_data, make_loader, make_shared_loader, part
 from cvae.evaluate import Evaluation, evaluate
-from cvae.files import replacing
 from cvae.forecast import Forecast
 from cvae.model import CVAE
 from cvae.options import UsageError
 from cvae.output import check_room, check_settings, checkpoint_path, clear
 from cvae.pictures import Pictures
-from cvae.progress import History
 from cvae.recipes import describe
 from cvae.report import (
     Results,
     Table,
     as_plain,
-    save_figure,
     save_tables,
     save_weights,
     setting_name,
@@ -230,6 +224,7 @@ def _run_setting(run: Run, n: int) -> None:
     if not done:
         for data in datasets.values():
             data.keep_guess(cvae_net.guess)
+    snapshots = Snapshots(cvae_net, shown.batch(chosen[:NUM_ANIMATED])["input"], FRAMES_PER_EPOCH, run.seed)
     cvae_history = train_cvae(
         cvae_net,
         dataloaders,
@@ -237,8 +232,12 @@ def _run_setting(run: Run, n: int) -> None:
         elbo=args.elbo,
         reporter=Reporter(f"{name}, CVAE", "CVAE", run.forecast),
         stage=Stage(checkpoint, "CVAE"),
-        snapshot=Snapshots(cvae_net, shown.batch(chosen[:NUM_ANIMATED])["input"], FRAMES_PER_EPOCH, run.seed),
+        snapshot=snapshots,
     )
+
+    with checkpoint.believing():
+        if {snapshot.shape for snapshot in cvae_history.snapshots} != {snapshots.shape}:
+            raise ValueError("its snapshots are of other images")
 
     animated = args.animate
     if animated is None:
@@ -266,43 +265,15 @@ def _run_setting(run: Run, n: int) -> None:
     if distributed.is_main():
         pictures = Pictures(args, n, run.seed, shown, chosen, described)
         save_weights(run.folder, n, {"baseline_net": baseline_net, "cvae_net": cvae_net})
+        with checkpoint.believing():
+            evaluations = checkpoint.parts["outcome"]["evaluations"]
+            evaluation = Evaluation.of_plain(evaluations["test" if "test" in evaluations else "val"])
         histories = {"baseline": baseline_history, "CVAE": cvae_history}
-        _save_pictures(run, n, pictures, cvae_net, histories)
+        pictures.save(run.folder, cvae_net, evaluation, histories, run.dataset)
+        if n == args.num_quadrant_inputs[0]:  # they are the same for every setting
+            pictures.save_common(run.folder)
         if animated:
-            _save_animation(run, n, pictures, cvae_history)
-
-
-def _save_pictures(
-    run: Run, n: int, pictures: Pictures, cvae_net: CVAE, histories: dict[str, History]
-) -> None:
-    table = training_table(histories)
-    with replacing(run.folder / f"training_q{n}.csv") as file:
-        file.write(table.to_csv(index=False, lineterminator="\n").encode())
-    with run.checkpoints[n].believing():
-        evaluations = run.checkpoints[n].parts["outcome"]["evaluations"]
-        evaluation = Evaluation.of_plain(evaluations["test" if "test" in evaluations else "val"])
-        figures = {
-            "problem": pictures.problem(),
-            "model": pictures.model(),
-            f"cvae_plot_q{n}": pictures.samples(cvae_net, evaluation),
-            f"training_q{n}": pictures.training(table, run.dataset),
-            f"diversity_q{n}": pictures.diversity(cvae_net),
-        }
-    for name, figure in figures.items():
-        save_figure(run.folder / f"{name}.png", figure)
-
-
-def _save_animation(run: Run, n: int, pictures: Pictures, history: History) -> None:
-    with run.checkpoints[n].believing():
-        animation = pictures.animation(history)
-    for kind in ("gif", "mp4") if has_ffmpeg() else ("gif",):
-        try:
-            content = animation.encode(kind)
-        except (OSError, subprocess.SubprocessError) as error:
-            logger.warning("no training_q%d.%s: %s", n, kind, error)
-            continue
-        with replacing(run.folder / f"training_q{n}.{kind}") as file:
-            file.write(content)
+            pictures.save_animation(run.folder, cvae_history)
 
 
 def _load(

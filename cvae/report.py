@@ -10,17 +10,14 @@ from typing import Any
 import pandas as pd
 import torch
 import torch.nn as nn
-from matplotlib.figure import Figure
 
 from cvae.evaluate import Estimate, Evaluation
 from cvae.files import replacing
-from cvae.sheet import DPI
 
 __all__ = [
     "Results",
     "Table",
     "as_plain",
-    "save_figure",
     "save_tables",
     "save_weights",
     "setting_name",
@@ -47,16 +44,6 @@ def save_weights(output_dir: Path, num_quadrant_inputs: int, nets: dict[str, nn.
         weights = {key: value.cpu() for key, value in net.state_dict().items()}
         with replacing(output_dir / f"{name}_q{num_quadrant_inputs}.pth") as file:
             torch.save(weights, file)
-
-
-def save_figure(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG, the same bytes whenever it is the same figure.
-
-    Raises:
-        OSError: it can't be written; the file of that name that was there stays whole.
-    """
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
 
 
 def save_tables(output_dir: Path, table: "Table", metrics: dict[str, Any]) -> None:

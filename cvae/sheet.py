@@ -2,13 +2,14 @@
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.textpath import TextPath
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 
 __all__ = ["DPI", "TITLE", "Sheet", "cell_scale", "wrapped"]
 
 DPI = 200
-MISSING = (0.45, 0.62, 0.80)  # a blue that no grey pixel can be taken for
-OUTLINE = (0.90, 0.62, 0.0)  # orange: Okabe and Ito's, seen apart from the blue by the colour-blind
+MISSING = (115, 158, 204)  # a blue that no grey pixel can be taken for
+OUTLINE = (230, 159, 0)  # orange: Okabe and Ito's, seen apart from the blue by the colour-blind
 LINE = 2  # dots, of the outline
 CELL = 112  # dots along the longer side of an image
 TEXT = 7  # points
@@ -31,7 +32,7 @@ class Sheet:
     """
 
     def __init__(self, height: int, width: int, known: np.ndarray) -> None:
-        self.dots = np.ones((height, width, 3))
+        self.dots = np.full((height, width, 3), 255, dtype=np.uint8)
         self.known = known
         self.words: list[tuple[float, float, str, str]] = []
 
@@ -49,7 +50,8 @@ class Sheet:
             hide: ``"missing"`` or ``"known"`` pixels, which are blue then.
         """
         known = _enlarged(self.known, scale)
-        dots = np.repeat(_enlarged(image, scale)[..., None], 3, axis=-1)
+        grey = (image * 255).round().astype(np.uint8)
+        dots = np.repeat(_enlarged(grey, scale)[..., None], 3, axis=-1)
         if hide:
             dots[known if hide == "known" else ~known] = MISSING
         if outlined:
@@ -96,10 +98,11 @@ class Sheet:
 
 def wrapped(text: str, width: int) -> list[str]:
     """Break a title into lines that are at most so many dots wide."""
-    lines = [""]
+    font, lines = FontProperties(size=TITLE), [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}".strip()
-        if TextPath((0, 0), longer, size=TITLE).get_extents().width * DPI / 72 > width:
+        points, _, _ = text_to_path.get_text_width_height_descent(longer, font, ismath=False)
+        if points * DPI / 72 > width:
             lines.append(word)
         else:
             lines[-1] = longer

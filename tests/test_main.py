@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import main
 from cvae.checkpoint import FORMAT
@@ -86,7 +87,7 @@ def test_a_setting_does_not_depend_on_those_before_it(tmp_path):
 
 
 def test_samples_and_figures_never_shift_training(tmp_path):
-    for name, words in (("few", ""), ("many", "-p 3 --num-importance-samples 5 -vi 2 -vs 1")):
+    for name, words in (("few", ""), ("many", "-p 3 --num-importance-samples 5 -vi 2 -vs 1 --animate")):
         assert main.main([*TINY, *words.split(), "-nq", "1", "--output-dir", str(tmp_path / name)]) == 0
     few, many = files(tmp_path / "few"), files(tmp_path / "many")
     assert few["cvae_net_q1.pth"] == many["cvae_net_q1.pth"]
@@ -253,6 +254,69 @@ def test_settings_of_one_command_after_another_share_a_table(finished, tmp_path)
     assert outcome(tmp_path) == outcome(finished)
 
 
+def test_animation_of_an_interrupted_run_is_that_of_a_whole_one(tmp_path, monkeypatch):
+    words = [*TINY, "-nq", "2", "-n", "3", "--animate", "--output-dir"]
+    assert main.main([*words, str(tmp_path / "whole")]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "cvae.fit._validate_epoch", _stopping_after(4, "cvae.fit._validate_epoch", signal.SIGINT)
+        )
+        before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+        assert main.main([*words, str(tmp_path / "cut")]) == 130
+    for each, handler in zip((signal.SIGINT, signal.SIGTERM), before):
+        signal.signal(each, handler)
+    assert main.main([*words, str(tmp_path / "cut")]) == 0
+    assert outcome(tmp_path / "whole") == outcome(tmp_path / "cut")
+    with Image.open(tmp_path / "cut" / "training_q2.gif") as picture:
+        assert len(list(ImageSequence.Iterator(picture))) == 3 * 3
+
+
+def test_finished_run_is_animated_when_asked_and_drawn_anew(copied, monkeypatch):
+    before = files(copied)
+    for name in before:
+        if not name.startswith("checkpoint"):
+            (copied / name).unlink()
+    monkeypatch.setattr("cvae.fit._train_epoch", never)
+    monkeypatch.setattr("cvae.experiment.evaluate", never)
+    assert main.main([*TINY, "-nq", "1", "3", "--animate", "--output-dir", str(copied)]) == 0
+    after = files(copied)
+    assert {name for name in after if name not in before} >= {"training_q1.gif", "training_q3.gif"}
+    assert {name: after[name] for name in before} == before
+
+
+def test_end_of_a_run_names_its_files_and_quiet_is_for_tables_alone(copied, capsys):
+    words = [*TINY, "-nq", "1", "3", "--output-dir", str(copied)]
+    assert main.main(words) == 0
+    said, table = capsys.readouterr().out, (copied / "results.md").read_text()
+    listed = re.findall("^  (.*)$", said, re.MULTILINE)
+    assert sorted(listed) == sorted(str(copied / name) for name in files(copied))
+    assert re.search(r"^Total time: \d+ s$", said, re.MULTILINE)
+    assert main.main([*words, "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.strip() == table.strip() and not captured.err
+
+
+def test_ffmpeg_that_fails_costs_the_video_alone(copied, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise subprocess.CalledProcessError(1, "ffmpeg")
+
+    monkeypatch.setattr("cvae.pictures.has_ffmpeg", lambda: True)
+    monkeypatch.setattr("cvae.animation.FFMpegWriter", fail)
+    assert main.main([*TINY, "-nq", "1", "3", "--animate", "--output-dir", str(copied)]) == 0
+    assert "training_q1.gif" in files(copied) and "training_q1.mp4" not in files(copied)
+    assert f"no {copied}/training_q1.mp4: " in capsys.readouterr().out
+
+
+def test_readme_shows_how_to_use_what_a_run_leaves(finished, monkeypatch, tmp_path):
+    (example,) = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    shutil.copytree(finished, tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cvae.data.resolve_dataset", lambda *_: "mnist-5k")
+    found: dict[str, Any] = {}
+    exec(example, found)
+    assert found["completions"].shape == (10, 100, 28, 28) and found["nll"].shape == (100,)
+
+
 def test_overwrite_starts_afresh(copied, monkeypatch, capsys):
     (copied / "notes.txt").write_text("mine")
     assert main.main([*TINY, "-nq", "2", "--seed", "1", "--overwrite", "--output-dir", str(copied)]) == 0
@@ -275,16 +339,17 @@ def test_single_run_is_not_put_among_seeds(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize(
-    "place", ["cvae.fit._validate_epoch", "cvae.experiment.evaluate", "cvae.files.os.replace"]
+    "place, stride",
+    [("cvae.fit._validate_epoch", 1), ("cvae.experiment.evaluate", 1), ("cvae.files.os.replace", 7)],
 )
 def test_stopped_run_goes_on_and_ends_as_if_it_had_not_been(
-    tmp_path, finished, monkeypatch, capsys, name, place
+    tmp_path, finished, monkeypatch, capsys, name, place, stride
 ):
-    """Stop at the place, every time that it is reached, until the run comes to its end."""
+    """Stop at the place, again and again and ever later, until the run comes to its end."""
     words = [*TINY, "-nq", "1", "3", "--output-dir", str(tmp_path)]
     number, stops = getattr(signal, name), 0
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    while stops < 30:
+    while stops < 70:
         with monkeypatch.context() as patch:
             patch.setattr(place, _stopping_after(stops, place, number))
             status = main.main(words)
@@ -292,7 +357,7 @@ def test_stopped_run_goes_on_and_ends_as_if_it_had_not_been(
             signal.signal(each, handler)
         if status == 0:
             break
-        stops += 1
+        stops += stride
         assert status == 128 + number
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert line == f"main.py: stopped by {name}: the same command goes on after the last finished epoch"

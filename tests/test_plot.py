@@ -42,14 +42,14 @@ def test_rows_show_what_their_labels_say(images, samples):
             left = column * (28 * SCALE + GAP)
             cell = sheet[top : top + 28 * SCALE : SCALE, left : left + 28 * SCALE : SCALE]
             expected = {
-                "Inputs": np.array(MISSING),
+                "Inputs": np.array(MISSING) / 255,
                 "Truth": truth[column].numpy()[..., None],
                 "NN": 0.25,
             }.get(word.get_text(), 0.75)
             given = np.broadcast_to(truth[column].numpy()[..., None], (28, 28, 3))
             expected = np.where(known, given, expected)
             for half in (np.s_[1:27, 1:13], np.s_[:, 14:]):  # the outline lies between and around them
-                np.testing.assert_allclose(cell[half], expected[half], atol=1e-6)
+                np.testing.assert_allclose(cell[half], expected[half], atol=0.51 / 255)
 
 
 @pytest.mark.parametrize("images, samples", [(1, 1), (10, 10), (30, 3)])
@@ -85,7 +85,7 @@ def test_diversity_shows_mean_and_spread_of_all_samples():
         for row, top in enumerate(starts):
             left = round(texts[name]) - 14 * big
             cell = sheet[top : top + 28 * big : big, left : left + 28 * big : big, 0]
-            np.testing.assert_allclose(cell[missing], expected[row].numpy()[missing], atol=1e-6)
+            np.testing.assert_allclose(cell[missing], expected[row].numpy()[missing], atol=0.51 / 255)
 
 
 def test_problem_shows_each_pixel_once_in_what_is_given_and_what_is_not():
@@ -93,8 +93,8 @@ def test_problem_shows_each_pixel_once_in_what_is_given_and_what_is_not():
     figure = plot_problem(truth, {"one": known, "two": ~known})
     assert_nothing_is_cut_off(figure)
     sheet = dots_of(figure)
-    blue = np.isclose(sheet, MISSING).all(-1).sum()
-    orange = np.isclose(sheet, OUTLINE).all(-1).sum()
+    blue = np.isclose(sheet * 255, MISSING).all(-1).sum()
+    orange = np.isclose(sheet * 255, OUTLINE).all(-1).sum()
     half = 14 * 28 * SCALE**2
     rim = (28 + 14) * 2 * SCALE * LINE - 4 * LINE**2
     assert (blue, orange) == (2 * 2 * 2 * half, 2 * 2 * rim)

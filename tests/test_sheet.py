@@ -14,8 +14,8 @@ def drawn(figure):
 
 
 def dots_of(figure):
-    """The sheet that a figure was made of."""
-    return np.asarray(figure.axes[0].images[0].get_array())
+    """The sheet that a figure was made of, in [0, 1]."""
+    return np.asarray(figure.axes[0].images[0].get_array()) / 255
 
 
 def assert_nothing_is_cut_off(figure):
@@ -49,7 +49,7 @@ def test_sheet_is_drawn_dot_by_dot(height, width, title):
     rows, columns = sheet.dots.shape[:2]
     left, top = 16 + 150, picture.shape[0] - 32 - rows + 16
     shown = picture[top : top + rows, left : left + columns]
-    np.testing.assert_allclose(shown, sheet.dots, atol=1 / 255 + 1e-9)
+    np.testing.assert_array_equal((shown * 255).round(), sheet.dots)
     assert_nothing_is_cut_off(figure)
 
 
@@ -76,4 +76,4 @@ def test_outline_goes_round_the_known_pixels_and_hides_nothing_else():
 
 def test_colours_differ_in_greyscale_from_what_they_border_on():
     luminance = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in (MISSING, OUTLINE)]
-    assert all(0.2 < value < 0.8 for value in luminance)  # neither ink nor paper
+    assert all(0.2 < value / 255 < 0.8 for value in luminance)  # neither ink nor paper
