@@ -1,5 +1,6 @@
 """The benchmarks run, and what they compare is the same work; nothing is timed here."""
 
+import re
 import sys
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from cvae.estimators import baseline_nll, log_weights
 
-from .perf import compare, time_to_quality
+from .perf import animation, compare, time_to_quality
 from .perf.bare_loop import BareLoop
 from .perf.package import Package
 from .perf.tutorial_way import TutorialWay
@@ -21,6 +22,13 @@ def test_comparison_runs(mnist_dir, monkeypatch, capsys):
     for task in ("baseline epoch", "CVAE epoch", "table, 10 particles", "importance sampling, 100 particles"):
         assert task in out
     assert out.count("times faster") == 3 and out.count("products alone") == 4
+
+
+def test_share_of_the_animation_is_told(mnist_dir, monkeypatch, capsys):
+    words = ["animation", "--data-dir", str(mnist_dir), "--images", "60", "--epochs", "2"]
+    monkeypatch.setattr(sys, "argv", words)
+    animation.main()
+    assert re.match(r"gif: \d+\.\d\d s for the frames of an epoch, .* %\n", capsys.readouterr().out)
 
 
 def test_count_of_the_tutorials_epochs_ends_with_the_quality(mnist_dir, monkeypatch, capsys):

@@ -1,8 +1,5 @@
 """This package's epochs and estimates, as ``main.py`` runs them."""
 
-import contextlib
-import io
-
 from cvae.baseline import BaselineNet
 from cvae.data import get_data, make_loader
 from cvae.estimators import baseline_nll, estimate_cll, monte_carlo
@@ -31,12 +28,10 @@ class Package:
             data.keep_guess(self.cvae.guess)
 
     def baseline_epoch(self) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):
-            train_baseline(self.baseline, self.loaders, Schedule(num_epochs=1))
+        train_baseline(self.baseline, self.loaders, Schedule(num_epochs=1))
 
     def cvae_epoch(self) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):
-            train_cvae(self.cvae, self.loaders, Schedule(num_epochs=1))
+        train_cvae(self.cvae, self.loaders, Schedule(num_epochs=1))
 
     def table(self, num_particles: int = 10) -> None:
         baseline_nll(self.baseline, self.datasets["val"])
