@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from cvae.curves import STYLES, finish
-from cvae.sheet import Sheet
+from cvae.sheet import Sheet, cell_scale
 
 __all__ = ["Animation", "has_ffmpeg"]
 
@@ -85,7 +85,7 @@ class Animation:
 
     def _show(self, completions: np.ndarray) -> None:
         images, height, width = self.truth.shape
-        scale = max(1, round(CELL / max(height, width)))
+        scale = cell_scale(height, width, CELL)
         across, down = width * scale + GAP, height * scale + GAP
         sheet = Sheet(2 * down - GAP, images * across - GAP, self.known)
         for row, pictures in enumerate((self.truth, completions)):

@@ -86,14 +86,12 @@ def plot_training(table: pd.DataFrame, title: str, references: dict[str, float] 
         for key in keys:
             _draw_losses(axes, rows, COLUMNS[key])
         if "val" in keys and references:
-            axes.axhline(references[net], color="0.35", linewidth=1, linestyle=(0, (1, 2)))
-            axes.annotate(
-                f"tutorial {references[net]:.1f}",
-                (0, references[net]),
-                xycoords=("axes fraction", "data"),
-                xytext=(3, 2),
-                textcoords="offset points",
-                fontsize=7,
+            axes.axhline(
+                references[net],
+                color="0.35",
+                linewidth=1,
+                linestyle=(0, (1, 2)),
+                label=f"tutorial: {references[net]:.1f}",
             )
         _mark_kept(axes, rows, [COLUMNS[key] for key in keys if key != "train"])
         axes.legend(fontsize=7, frameon=False)

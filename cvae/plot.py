@@ -14,6 +14,7 @@ LABELS = 120  # dots, for the names of rows
 HEADING = 32  # dots, for a line of names of columns
 MAX_STD = 0.5  # of values in [0, 1]
 SAMPLE_ROWS = 2
+SMALL_CELL = 84  # dots along the longer side of one of many samples
 
 
 def plot_problem(truth: Tensor, known: dict[str, Tensor]) -> Figure:
@@ -101,7 +102,7 @@ def plot_diversity(
     spread = np.where(known, 0, samples.std(0, correction=0).cpu().numpy() / MAX_STD)
     shown = [_completed(inputs, sample, known) for sample in samples[:num_shown]]
     images, height, width = inputs.shape
-    scale = cell_scale(height, width)
+    scale = cell_scale(height, width, SMALL_CELL)
     across, down = width * scale + GAP, height * scale + GAP
     big_across, big_down = SAMPLE_ROWS * across, SAMPLE_ROWS * down
     columns = -(-len(shown) // SAMPLE_ROWS)

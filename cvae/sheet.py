@@ -17,9 +17,9 @@ TITLE = 8
 LINE_HEIGHT = 30  # dots, of the title
 
 
-def cell_scale(height: int, width: int) -> int:
-    """Return how many dots make a pixel of an image, so that it comes to about ``CELL``."""
-    return max(1, round(CELL / max(height, width)))
+def cell_scale(height: int, width: int, cell: int = CELL) -> int:
+    """Return how many dots make a pixel of an image, so that its longer side comes to about ``cell``."""
+    return max(1, round(cell / max(height, width)))
 
 
 class Sheet:

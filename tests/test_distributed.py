@@ -94,6 +94,7 @@ CASES = [("mean-field", False), ("trace", False), ("mean-field", True)]
 
 
 def _in_group(share, shares, port, results):
+    torch.set_num_threads(1)  # two processes share two cores
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"RANK": str(share), "WORLD_SIZE": str(shares), "LOCAL_RANK": str(share)}
     with distributed.joined(torch.device("cpu")):

@@ -454,6 +454,7 @@ def test_streams_that_can_not_be_written_to(tmp_path):
         stream: subprocess.Popen(
             ["bash", "-c", f"{words} {tmp_path}/{status}{number} {stream}"],
             cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -8,6 +8,7 @@ from cvae.sheet import LINE, MISSING, OUTLINE
 from .test_sheet import assert_nothing_is_cut_off, dots_of
 
 SCALE = 4  # 28 pixels come to 112 dots
+SMALL_SCALE = 3
 
 
 def known_left_half():
@@ -72,7 +73,7 @@ def test_diversity_shows_mean_and_spread_of_all_samples():
     assert_nothing_is_cut_off(figure)
     sheet, texts = dots_of(figure), {word.get_text(): word.get_position()[0] for word in figure.axes[0].texts}
     assert list(texts)[:3] == ["Input", "Truth", "NN"] and len(texts) == 6
-    big = SAMPLE_ROWS * SCALE
+    big = SAMPLE_ROWS * SMALL_SCALE
     missing = (~known).numpy()
     tops = np.flatnonzero((sheet[:, round(texts["Input"])] != 1).any(-1))
     starts = [top for top in tops if top - 1 not in tops]
