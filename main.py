@@ -35,12 +35,12 @@ def run(args: argparse.Namespace) -> None:
     from cvae.sources import resolve_dataset
 
     start = time.perf_counter()
-    _speak(args.quiet)
     device = choose_device(args.device)
     warnings.formatwarning = lambda message, *_: f"\n{'*' * 80}\nWARNING: {message}\n{'*' * 80}\n\n"
     several = len(args.seeds) > 1
     folders = {seed: args.output_dir / f"seed_{seed}" if several else args.output_dir for seed in args.seeds}
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_speaking(args.quiet))
         stack.enter_context(distributed.joined(device))
         if distributed.is_main():
             stack.enter_context(claim(args.output_dir))
@@ -76,12 +76,19 @@ class _Handler(logging.StreamHandler):
         raise
 
 
-def _speak(quiet: bool) -> None:
+@contextlib.contextmanager
+def _speaking(quiet: bool) -> Iterator[None]:
     """Print what the package says of its progress, and with ``quiet`` its warnings only."""
     handler = _Handler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    logger.handlers = [handler]
+    before = logger.level
+    logger.addHandler(handler)
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

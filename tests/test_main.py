@@ -20,7 +20,7 @@ import main
 from cvae.checkpoint import FORMAT
 from cvae.model import CVAE
 
-from .faults.runs import outcome
+from .faults.runs import COARSE, outcome
 from .test_files import Hostile
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +36,14 @@ TINY = "--dataset mnist-5k --subset 40 -n 1 -p 2 --num-importance-samples 3 -vi 
 
 def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("[!.]*") if path.is_file()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coarse_figures():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in COARSE.items():
+            patch.setattr(f"cvae.pictures.{name}", value)
+        yield
 
 
 @pytest.fixture(scope="module")
