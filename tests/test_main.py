@@ -434,6 +434,7 @@ def test_removed_folder_ends_the_run(tmp_path, monkeypatch, capsys):
             "holds more than tensors and plain values",
         ),
         (lambda path: change(path, "outcome", {}), "does not fit this run"),
+        (lambda path: change(path, "CVAE", shrunk(path)), "does not fit this run (ValueError: its snapshots"),
         (
             lambda path: change(path, "outcome", {"evaluations": {"val": {"rows": 3}}}),
             "does not fit this run",
@@ -454,6 +455,12 @@ def change(path, part, content):
     stored = torch.load(path, weights_only=True)
     stored["parts"][part] = content
     torch.save(stored, path)
+
+
+def shrunk(path):
+    """The CVAE's part with snapshots of smaller images."""
+    part = torch.load(path, weights_only=True)["parts"]["CVAE"]
+    return part | {"snapshots": [snapshot[..., :14, :14].clone() for snapshot in part["snapshots"]]}
 
 
 def test_streams_that_can_not_be_written_to(tmp_path):
