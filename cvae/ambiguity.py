@@ -44,7 +44,7 @@ def choose_inputs(training: CVAEMNIST, images: CVAEMNIST, num_ambiguous: int) ->
     for place in share[:, 1].where(doubtful, 0).argsort(descending=True, stable=True).tolist():
         most_even.setdefault(pairs[place], place)
 
-    other = torch.tensor([own[place].item() not in sum(ambiguous, ()) for place in range(len(own))])
+    other = ~torch.isin(own, torch.tensor(ambiguous, dtype=own.dtype))
     clear_ones = [*(clear & other).nonzero().flatten().tolist(), *clear.nonzero().flatten().tolist()]
     places = [*clear_ones[:1], *(most_even[pair] for pair in ambiguous), *range(len(own))]
     return list(dict.fromkeys(places))[: 1 + num_ambiguous]

@@ -3,11 +3,11 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.animation import AbstractMovieWriter, FFMpegWriter, PillowWriter
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from torch import Tensor
 
 from cvae.curves import STYLES, finish
@@ -51,7 +51,7 @@ class Animation:
         axes.set_ylabel("nats per image", fontsize=8)
         self.heading = self.figure.text(0.02, 0.985, "", va="top", fontsize=8, linespacing=1.4)
         self.title = title
-        self.picture: Any = None
+        self.picture = self._draw_truth()
 
     def __len__(self) -> int:
         return sum(len(snapshot) for snapshot in self.snapshots)
@@ -63,7 +63,7 @@ class Animation:
             self.point.set_data([epoch], [loss])
             self.heading.set_text(f"{self.title}\nEpoch {epoch}: validation loss {loss:.1f} nats per image")
             for completions in snapshot.numpy() / 255:
-                self._show(np.where(self.known, self.truth, completions))
+                self.picture.set_data(self._dots(np.where(self.known, self.truth, completions)))
                 yield self.figure
 
     def encode(self, kind: str) -> bytes:
@@ -83,26 +83,31 @@ class Animation:
                     writer.grab_frame()
             return path.read_bytes()
 
-    def _show(self, completions: np.ndarray) -> None:
-        images, height, width = self.truth.shape
-        scale = cell_scale(height, width, CELL)
-        across, down = width * scale + GAP, height * scale + GAP
-        sheet = Sheet(2 * down - GAP, images * across - GAP, self.known)
+    def _draw_truth(self) -> AxesImage:
+        """Place the images below the curve, and return what each frame is to change."""
+        dots, down = self._dots(self.truth), self._cell()[2]
+        rows, columns = dots.shape[:2]
+        left, bottom = (WIDTH - columns) // 2, (HEIGHT - CURVE - rows) // 2
+        axes = self.figure.add_axes((left / WIDTH, bottom / HEIGHT, columns / WIDTH, rows / HEIGHT))
+        axes.set_axis_off()
+        for row, name in enumerate(("truth", "CVAE")):
+            axes.text(-GAP, row * down + (down - GAP) / 2, name, ha="right", va="center", fontsize=8)
+        return axes.imshow(dots, interpolation="none", extent=(0, columns, rows, 0), aspect="auto")
+
+    def _dots(self, completions: np.ndarray) -> np.ndarray:
+        """Put the truth above completions."""
+        scale, across, down = self._cell()
+        sheet = Sheet(2 * down - GAP, len(self.truth) * across - GAP, self.known)
         for row, pictures in enumerate((self.truth, completions)):
             for column, picture in enumerate(pictures):
                 sheet.put(picture, row * down, column * across, scale)
-        if self.picture is None:
-            rows, columns = sheet.dots.shape[:2]
-            left, bottom = (WIDTH - columns) // 2, (HEIGHT - CURVE - rows) // 2
-            axes = self.figure.add_axes((left / WIDTH, bottom / HEIGHT, columns / WIDTH, rows / HEIGHT))
-            axes.set_axis_off()
-            self.picture = axes.imshow(
-                sheet.dots, interpolation="none", extent=(0, columns, rows, 0), aspect="auto"
-            )
-            for row, name in enumerate(("truth", "CVAE")):
-                axes.text(-GAP, row * down + (down - GAP) / 2, name, ha="right", va="center", fontsize=8)
-        else:
-            self.picture.set_data(sheet.dots)
+        return sheet.dots
+
+    def _cell(self) -> tuple[int, int, int]:
+        """Dots of a pixel, and of an image with the gap after it, across and down."""
+        height, width = self.known.shape
+        scale = cell_scale(height, width, CELL)
+        return scale, width * scale + GAP, height * scale + GAP
 
 
 def has_ffmpeg() -> bool:

@@ -219,7 +219,8 @@ def _run_setting(run: Run, n: int) -> None:
     if distributed.rank():  # the same nets, but latent samples of its own
         seed_stage(run.seed, f"CVAE, process {distributed.rank()}")
     evaluated = {split: data for split, data in datasets.items() if split != "train"}
-    shown = evaluated["test" if "test" in evaluated else "val"]
+    last_split = "test" if "test" in evaluated else "val"
+    shown = evaluated[last_split]
     chosen = choose_inputs(datasets["train"], shown, NUM_AMBIGUOUS)
     if not done:
         for data in datasets.values():
@@ -266,8 +267,7 @@ def _run_setting(run: Run, n: int) -> None:
         pictures = Pictures(args, n, run.seed, shown, chosen, described)
         save_weights(run.folder, n, {"baseline_net": baseline_net, "cvae_net": cvae_net})
         with checkpoint.believing():
-            evaluations = checkpoint.parts["outcome"]["evaluations"]
-            evaluation = Evaluation.of_plain(evaluations["test" if "test" in evaluations else "val"])
+            evaluation = Evaluation.of_plain(checkpoint.parts["outcome"]["evaluations"][last_split])
         histories = {"baseline": baseline_history, "CVAE": cvae_history}
         pictures.save(run.folder, cvae_net, evaluation, histories, run.dataset)
         if n == args.num_quadrant_inputs[0]:  # they are the same for every setting

@@ -57,11 +57,12 @@ def fit(
     reporter.begin(progress.history, progress.finished)
     while not progress.finished:
         start, epoch = time.perf_counter(), len(progress.history.epochs) + 1
+        title = reporter.title(epoch, schedule.num_epochs)
         if isinstance(dataloaders["train"].sampler, DistributedSampler):
             dataloaders["train"].sampler.set_epoch(epoch)
-        losses = {"train": _train_epoch(progress, parallel_loss, dataloaders["train"], reporter)}
+        losses = {"train": _train_epoch(progress, parallel_loss, dataloaders["train"], reporter, title)}
         losses |= _validate_epoch(net, validate, dataloaders["val"])
-        _check_finite(losses["val"], "validation", reporter.title(epoch, schedule.num_epochs))
+        _check_finite(losses["val"], "validation", title)
         losses["seconds"] = time.perf_counter() - start
         # one process decides for all when to stop
         progress.note(distributed.share(losses), snapshot(epoch) if snapshot else None)
@@ -74,20 +75,19 @@ def fit(
 
 
 def _train_epoch(
-    progress: Progress, loss: Callable[[Any], Tensor], loader: DataLoader, reporter: Reporter
+    progress: Progress, loss: Callable[[Any], Tensor], loader: DataLoader, reporter: Reporter, title: str
 ) -> float:
     """Return the mean over all processes' images of the loss, as it was before each step."""
     progress.net.train()
     totals, processes = {"loss": 0.0, "images": 0.0}, distributed.world_size()
-    history, num_epochs = progress.history, progress.schedule.num_epochs
-    for batch in reporter.batches(loader, history, num_epochs):
+    for batch in reporter.batches(loader, title):
         batch_loss = loss(batch)
         batch_loss.backward()
         progress.step(len(batch["input"]) * processes)
-        _check_finite(batch_loss.item(), "training", reporter.title(len(history.epochs) + 1, num_epochs))
+        _check_finite(batch_loss.item(), "training", title)
         totals["loss"] += batch_loss.item() / processes
         totals["images"] += len(batch["input"])
-        reporter.batch(totals["loss"] / totals["images"], history)
+        reporter.batch(totals["loss"] / totals["images"], progress.history)
     totals = distributed.sums(totals)
     return totals["loss"] / totals["images"]
 

@@ -37,10 +37,9 @@ class Reporter:
         if history.epochs and not finished:
             logger.info("%s: goes on after epoch %d", self.label, len(history.epochs))
 
-    def batches(self, loader: DataLoader, history: History, num_epochs: int) -> Iterator[Any]:
-        """Iterate over the batches of the next epoch, with a bar where somebody watches."""
+    def batches(self, loader: DataLoader, title: str) -> Iterator[Any]:
+        """Iterate over the batches of an epoch, with a bar of that title where somebody watches."""
         silent = None if logger.isEnabledFor(logging.INFO) else True  # None: where there is no terminal
-        title = self.title(len(history.epochs) + 1, num_epochs)
         with tqdm(loader, title, leave=False, disable=silent) as self.bar:
             yield from self.bar
 

