@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cvae import HIDDEN_1, HIDDEN_2, NUM_PIXELS
 
-__all__ = ["BaselineNet", "MaskedBCELoss", "NarrowBaseline", "missing_pixels"]
+__all__ = ["BaselineNet", "MaskedBCELoss", "missing_pixels"]
 
 
 class BaselineNet(nn.Module):
@@ -35,65 +35,18 @@ class BaselineNet(nn.Module):
         """Return pixel probabilities in [0, 1], shape (batch, num_pixels), for images of any shape."""
         return torch.sigmoid(self.logits(x))
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Return the log odds of all pixels, shape (batch, num_pixels)."""
+    def logits(self, x: Tensor, pixels: Tensor | None = None) -> Tensor:
+        """Return the log odds of all pixels, shape (batch, num_pixels), or of the given ones only."""
         hidden = self.relu(self.fc1(x.reshape(-1, self.num_pixels)))
         hidden = self.relu(self.fc2(hidden))
-        return self.fc3(hidden)
+        return linear(hidden, self.fc3, pixels)
 
 
-class NarrowBaseline(nn.Module):
-    """The part of a baseline that can learn anything, where all images lack the same pixels.
-
-    The missing pixels hold one value in all images, so all their weights in the first layer get the same
-    gradient, and the same step from Adam: one input of as many times that value, with the mean of their
-    weights, stands for them.  The outputs of known pixels are never scored.  So this net takes the steps
-    that the whole one would take, in less time.
-
-    Args:
-        net: the whole baseline; its second layer is shared, the others are copied.
-        missing: places of the missing pixels, as from :func:`missing_pixels`.
-    """
-
-    def __init__(self, net: BaselineNet, missing: Tensor) -> None:
-        super().__init__()
-        self.missing = missing
-        everywhere = torch.ones(net.num_pixels, device=missing.device)
-        self.known = everywhere.index_fill(0, missing, 0).nonzero().squeeze(-1)
-        first, last = net.fc1.weight.detach(), net.fc3.weight.detach()
-        self.fc1 = _layer(torch.cat([first[:, self.known], _mean_column(first, missing)], 1), net.fc1.bias)
-        self.fc2 = net.fc2
-        self.fc3 = _layer(last[missing], net.fc3.bias[missing])
-        self.relu = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the log odds of the missing pixels, shape (batch, missing), for whole images."""
-        x = x.flatten(1)
-        known, background = x.index_select(1, self.known), x[:, self.missing[:1]] * len(self.missing)
-        hidden = self.relu(self.fc1(torch.cat([known, background], 1)))
-        hidden = self.relu(self.fc2(hidden))
-        return self.fc3(hidden)
-
-    @torch.no_grad()
-    def write_to(self, net: BaselineNet) -> None:
-        """Put what was learned into the baseline that this one was cut from."""
-        weight = net.fc1.weight
-        weight[:, self.missing] += self.fc1.weight[:, -1:] - _mean_column(weight, self.missing)
-        weight[:, self.known] = self.fc1.weight[:, :-1]
-        net.fc1.bias.copy_(self.fc1.bias)
-        net.fc3.weight[self.missing] = self.fc3.weight
-        net.fc3.bias[self.missing] = self.fc3.bias
-
-
-def _mean_column(weight: Tensor, columns: Tensor) -> Tensor:
-    return weight[:, columns].mean(1, keepdim=True)
-
-
-def _layer(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """Make a linear layer that starts from copies of these."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    layer.weight, layer.bias = nn.Parameter(weight.detach().clone()), nn.Parameter(bias.detach().clone())
-    return layer
+def linear(hidden: Tensor, layer: nn.Linear, outputs: Tensor | None = None) -> Tensor:
+    """Apply a layer, or of its outputs the given ones only, int64 of shape (chosen,)."""
+    if outputs is None:
+        return layer(hidden)
+    return F.linear(hidden, layer.weight.index_select(0, outputs), layer.bias.index_select(0, outputs))
 
 
 class MaskedBCELoss(nn.Module):

@@ -13,7 +13,7 @@ from cvae.files import FileError, read, replacing
 
 __all__ = ["Checkpoint", "Stage", "Stateful"]
 
-FORMAT = 2  # goes up when older files can no longer be continued
+FORMAT = 3  # goes up when older files can no longer be continued
 
 
 class Stateful(Protocol):

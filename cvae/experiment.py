@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -209,7 +210,7 @@ def _run_setting(run: Run, n: int) -> None:
     baseline_history = train_baseline(
         baseline_net,
         dataloaders,
-        replace(schedule, num_epochs=args.baseline_epochs or args.num_epochs),
+        replace(schedule, num_epochs=args.baseline_epochs or args.num_epochs, max_grad_norm=math.inf),
         reporter=Reporter(f"{name}, baseline", "baseline", run.forecast),
         stage=Stage(checkpoint, "baseline"),
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from cvae import HIDDEN_1, HIDDEN_2, NUM_PIXELS, Z_DIM
-from cvae.baseline import BaselineNet, missing_pixels
+from cvae.baseline import BaselineNet, linear, missing_pixels
 
 __all__ = ["ACTIVATIONS", "CVAE", "GENERATION_INPUTS", "Decoder", "Encoder", "GreyBernoulli"]
 
@@ -110,10 +110,7 @@ class Decoder(nn.Module):
         if self.fc0 is not None:
             hidden = hidden + self.fc0(x)
         hidden = self.activation(self.fc2(self.activation(hidden)))
-        if pixels is None:
-            return self.fc3(hidden)
-        weight, bias = self.fc3.weight.index_select(0, pixels), self.fc3.bias.index_select(0, pixels)
-        return F.linear(hidden, weight, bias)
+        return linear(hidden, self.fc3, pixels)
 
 
 class GreyBernoulli(dist.Bernoulli):

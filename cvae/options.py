@@ -113,7 +113,7 @@ def make_parser(description: str | None = None, recipe: str = "tutorial") -> arg
         "--max-grad-norm",
         metavar="NORM",
         type=_number(above=0),
-        help="longer gradients of the mean loss are scaled down to it",
+        help="longer gradients of the CVAE's mean loss are scaled down to it",
     )
     add("--batch-size", metavar="N", type=_whole(1), help="images a training step")
     add("--activation", choices=("relu", "silu"), help="of the hidden layers of the CVAE")

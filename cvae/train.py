@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 from torch.utils.data import DataLoader
 
-from cvae.baseline import BaselineNet, NarrowBaseline, missing_pixels
+from cvae.baseline import BaselineNet, missing_pixels
 from cvae.checkpoint import Stage
 from cvae.fit import fit
 from cvae.model import CVAE
@@ -46,18 +46,16 @@ def train_baseline(
         FileError: what is to be taken up does not fit.
         OSError: an epoch can't be put away.
     """
-    narrow = NarrowBaseline(net, missing_pixels(dataloaders["train"].dataset[0]["input"][None]))
+    missing = missing_pixels(dataloaders["train"].dataset[0]["input"][None])
 
     def loss(batch: dict[str, Tensor]) -> Tensor:
-        target = batch["output"].flatten(1).index_select(1, narrow.missing)
-        return F.binary_cross_entropy_with_logits(narrow(batch["input"]), target, reduction="sum")
+        target = batch["output"].flatten(1).index_select(1, missing)
+        return F.binary_cross_entropy_with_logits(net.logits(batch["input"], missing), target, reduction="sum")
 
     def validate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"val": loss(batch)}
 
-    history = fit(narrow, loss, validate, dataloaders, schedule, reporter, stage)
-    narrow.write_to(net)
-    return history
+    return fit(net, loss, validate, dataloaders, schedule, reporter, stage)
 
 
 def train_cvae(

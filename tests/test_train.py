@@ -86,8 +86,8 @@ def test_loss_that_is_not_finite_stops_the_run(few):
         train_cvae(cvae, few)
 
 
-def test_baseline_takes_the_steps_of_the_whole_net(few):
-    """Training leaves out what can't learn, and yet moves the weights as training all of it would."""
+def test_baseline_takes_the_steps_of_the_tutorials_loss(few):
+    """Training scores the missing pixels only, and yet moves the weights as the tutorial's masked loss would."""
     few["train"] = few["val"]  # the same order for both
     net = BaselineNet(HIDDEN_1, HIDDEN_2)
     whole, masked_loss = copy.deepcopy(net), MaskedBCELoss()
