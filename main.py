@@ -1,151 +1,139 @@
 """Predict the missing quadrants of a digit with a conditional variational auto-encoder (CVAE).
 
 For each number of known quadrants: train the baseline, train the CVAE on top of it, estimate the
-conditional log-likelihoods (CLL) of the validation images, and draw samples.  Every epoch is put away:
-after an interruption the same command goes on from there.
+conditional log-likelihoods (CLL) of the validation images, and draw samples.  Every epoch is saved:
+after an interruption the same command resumes after the last finished one.
 """
 
-import argparse
-import contextlib
-import logging
-import os
-import signal
 import sys
 import time
-import traceback
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Sequence
+from functools import partial
 
-from cvae.options import UsageError, parse_args
+from cvae.run import console
+from cvae.run.command_line import parse_args
+from cvae.run.settings import Settings
 
-logger = logging.getLogger("cvae")
 
+def run(settings: Settings) -> None:
+    """Train, evaluate and draw every setting with every seed."""
+    # Imported here because PyTorch and Pyro take seconds, which --help should not.
+    from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
-def run(args: argparse.Namespace) -> None:
-    """Run every setting with every seed that the command line asks for."""
-    # These take seconds to import: here, so that --help and a bad command line need not wait for them.
-    import warnings
+    from cvae.baseline import BaselineNet
+    from cvae.data import VALIDATION_BATCH_SIZE, get_data
+    from cvae.evaluate import evaluate
+    from cvae.figures import figures
+    from cvae.figures.ambiguity import choose_inputs
+    from cvae.figures.snapshots import take_snapshot
+    from cvae.model import CVAE
+    from cvae.run import output, preparation, results
+    from cvae.run.device import choose_device
+    from cvae.train import train_baseline, train_cvae
+    from cvae.training import distributed
+    from cvae.training.randomness import seed_stage
 
-    from cvae import distributed
-    from cvae.experiment import prepare, run_seed
-    from cvae.forecast import duration
-    from cvae.output import check_unmixed, claim, written
-    from cvae.report import Table, save_tables
-    from cvae.runtime import choose_device
-    from cvae.sources import resolve_dataset
+    device = choose_device(settings.device)
+    elbo = TraceMeanField_ELBO() if settings.elbo == "mean-field" else Trace_ELBO()
+    with console.log_to_console(settings.quiet), distributed.process_group(device), output.lock_output(settings):
+        settings, checkpoints = preparation.prepare(settings)
+        progress = preparation.plan_progress(settings)
+        for seed, n in settings.runs():
+            checkpoint, folder = checkpoints[seed][n], settings.folder(seed)
 
-    start = time.perf_counter()
-    device = choose_device(args.device)
-    warnings.formatwarning = lambda message, *_: f"\n{'*' * 80}\nWARNING: {message}\n{'*' * 80}\n\n"
-    several = len(args.seeds) > 1
-    folders = {seed: args.output_dir / f"seed_{seed}" if several else args.output_dir for seed in args.seeds}
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_speaking(args.quiet))
-        stack.enter_context(distributed.joined(device))
+            # The data: the known quadrants of an image, and those to be predicted.
+            datasets, dataloaders, _ = get_data(
+                n,
+                settings.batch_size,
+                val_batch_size=VALIDATION_BATCH_SIZE,
+                device=device,
+                **settings.data_options(),
+            )
+            dataloaders = distributed.divide(dataloaders, seed)
+            num_pixels = datasets["train"].num_pixels
+            preparation.begin_setting(progress, n, seed, datasets, checkpoint)
+
+            # The baseline: a deterministic network with one prediction for each image.
+            seed_stage(seed, "baseline")
+            baseline_net = BaselineNet(num_pixels=num_pixels).to(device)
+            baseline_history = train_baseline(
+                baseline_net, dataloaders, settings.baseline, checkpoint=checkpoint, progress=progress
+            )
+
+            # The CVAE on top of it: a distribution over predictions.
+            seed_stage(seed, "CVAE")
+            cvae_net = CVAE(
+                pre_trained_baseline_net=baseline_net,
+                activation=settings.activation,
+                generation_input=settings.generation_input,
+                num_pixels=num_pixels,
+            ).to(device)
+            distributed.seed_other_processes(seed, "CVAE")
+            if not results.is_evaluated(checkpoint):
+                for data in datasets.values():
+                    data.cache_baseline_predictions(cvae_net.baseline_predictions)
+            shown_split, shown = list(datasets.items())[-1]
+            chosen = choose_inputs(datasets["train"], shown, figures.NUM_AMBIGUOUS)
+            animated_inputs = shown[chosen[: figures.NUM_ANIMATED]]["input"]
+            cvae_history = train_cvae(
+                cvae_net,
+                dataloaders,
+                settings,
+                elbo=elbo,
+                checkpoint=checkpoint,
+                progress=progress,
+                snapshot=partial(take_snapshot, cvae_net, animated_inputs, figures.FRAMES_PER_EPOCH, seed),
+            )
+            histories = {"baseline": baseline_history, "CVAE": cvae_history}
+
+            # The table: negative conditional log-likelihoods of the images that were not trained on.
+            if not results.is_evaluated(checkpoint):
+                seed_stage(seed, "evaluation")
+                distributed.seed_other_processes(seed, "evaluation")
+                evaluation_start = time.perf_counter()
+                evaluations = {
+                    split: evaluate(
+                        cvae_net,
+                        data,
+                        num_particles=settings.num_particles,
+                        num_importance_samples=settings.num_importance_samples,
+                    )
+                    for split, data in datasets.items()
+                    if split != "train"
+                }
+                seconds = time.perf_counter() - evaluation_start
+                progress.record("evaluation", seconds)
+                if distributed.is_main():
+                    results.save_evaluations(checkpoint, evaluations, datasets, histories, seconds)
+            if distributed.is_main():
+                results.save_weights(folder, n, {"baseline_net": baseline_net, "cvae_net": cvae_net})
+                results.write_tables(settings, seed, checkpoints[seed])
+
+                # The figures come last, so that none of them can cost a result.
+                figures.draw_figures(
+                    folder,
+                    settings,
+                    cvae_net,
+                    shown,
+                    chosen,
+                    results.load_evaluations(checkpoint)[shown_split],
+                    histories,
+                    num_quadrant_inputs=n,
+                    seed=seed,
+                    splits=preparation.describe_splits(datasets),
+                    animate=figures.wants_animation(settings, len(datasets["train"])),
+                )
         if distributed.is_main():
-            stack.enter_context(claim(args.output_dir))
-            if not args.overwrite:
-                check_unmixed(args.output_dir, several)
-            if several:
-                for folder in folders.values():
-                    stack.enter_context(claim(folder))
-        dataset = distributed.share(
-            resolve_dataset(args.dataset, args.data_dir) if distributed.is_main() else args.dataset
-        )
-        tables, metrics = [], []
-        for each in prepare(args, dataset, device, folders):
-            table, metric = run_seed(each)
-            tables.append(table)
-            metrics.append(metric)
-            print(f"\n{table.markdown()}", flush=True)
-        if several and distributed.is_main():
-            table = Table.of_seeds(tables, {**metrics[0], "seeds": args.seeds})
-            save_tables(args.output_dir, table, {"caption": table.caption, "runs": metrics})
-            print(f"\n{table.markdown()}", flush=True)
-        paths = [
-            path for folder in dict.fromkeys([*folders.values(), args.output_dir]) for path in written(folder)
-        ]
-        logger.info("Written:\n%s", "\n".join(f"  {path}" for path in paths))
-        logger.info("Total time: %s", duration(time.perf_counter() - start))
-
-
-class _Handler(logging.StreamHandler):
-    """Let the run fail where its output can't be written, as ``print`` would."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        raise
-
-
-@contextlib.contextmanager
-def _speaking(quiet: bool) -> Iterator[None]:
-    """Print what the package says of its progress, and with ``quiet`` its warnings only."""
-    handler = _Handler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    before = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before)
+            results.write_summary(settings, checkpoints)
+            output.log_result_files(settings)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    args = parse_args(argv, __doc__)
-    # Of the processes of torchrun one speaks for all.
-    if int(os.environ.get("RANK", 0)) > 0 and not args.debug:
-        sys.stdout = sys.stderr = open(os.devnull, "w")
-    stopped: list[int] = []
-    try:
-        with _stopping(stopped):
-            run(args)
-        return 0
-    except (Exception, KeyboardInterrupt) as error:
-        if args.debug:
-            traceback.print_exc()
-        if stopped:  # whatever a library made of it
-            status, reason = 128 + stopped[0], _how_to_continue(signal.Signals(stopped[0]).name, args)
-        elif isinstance(error, UsageError):
-            status, reason = 2, f"error: {error}"
-        elif isinstance(error, (OSError, RuntimeError, MemoryError)):
-            status, reason = 1, f"error: {error or type(error).__name__}"
-        else:
-            raise
-        print(f"main.py: {' '.join(reason.split())}", file=sys.stderr)
-        return status
-
-
-@contextlib.contextmanager
-def _stopping(stopped: list[int]) -> Iterator[None]:
-    """Let SIGINT and SIGTERM interrupt the work and be noted; a second one ends the process at once."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        stopped.append(number)
-        for each in before:
-            signal.signal(each, signal.SIG_DFL)
-        raise KeyboardInterrupt
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        if not stopped:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _how_to_continue(name: str, args: argparse.Namespace) -> str:
-    without = " without --overwrite" if args.overwrite else ""
-    return f"stopped by {name}: the same command{without} goes on after the last finished epoch"
+    settings = parse_args(argv, __doc__)
+    return console.exit_status(run, settings)
 
 
 if __name__ == "__main__":
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed: give its number to what no other file must take it for
-            setattr(sys, name, open(os.devnull, "w"))
-        getattr(sys, name).reconfigure(errors="backslashreplace")
+    console.open_closed_streams()
     sys.exit(main())

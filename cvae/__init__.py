@@ -1,15 +1,11 @@
 """Conditional variational auto-encoder for structured prediction, in Pyro.
 
-Read the modules in the order in which data flows: ``sources``, ``own_images`` and ``data``,
-``baseline``, ``model``, ``recipes``, ``schedule``, ``progress``, ``fit`` and ``train``, ``estimators`` and
-``evaluate``, ``report``; ``trained`` is for those who only use what was trained.  Of the figures, ``sheet`` has
-what they share, ``plot``, ``diagram``, ``curves`` and ``animation`` one kind each, ``ambiguity`` and ``snapshots``
-choose and draw what they show, and ``pictures`` makes all of a setting.  ``files``, ``checkpoint`` and ``output``
-keep what was done, ``reporter`` and ``forecast`` say how far it is, and ``distributed`` shares the work;
-``experiment`` wires them together, and ``main.py`` is the command line.
+Read ``main.py`` first, then the files of this folder in the order in which data flows: ``data``, ``baseline``,
+``model``, ``train``, ``estimators``, ``evaluate`` and ``trained``.  The folders hold what surrounds them: where
+``images`` come from, the loop in ``training``, files in ``storage``, ``figures``, and the command line in ``run``.
 """
 
-# Sizes of the tutorial's images and networks: the only place where they are written down.
+# Sizes of the tutorial's images and networks.
 NUM_PIXELS = 784  # 28 x 28
 HIDDEN_1 = 500
 HIDDEN_2 = 500

@@ -1,4 +1,4 @@
-"""The deterministic baseline: one guess per image, and the loss on the missing pixels."""
+"""The deterministic baseline: one prediction per image, and the loss on the missing pixels."""
 
 import torch
 import torch.nn as nn
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cvae import HIDDEN_1, HIDDEN_2, NUM_PIXELS
 
-__all__ = ["BaselineNet", "MaskedBCELoss", "missing_pixels"]
+__all__ = ["BaselineNet", "MaskedBCELoss", "linear", "missing_pixel_indices"]
 
 
 class BaselineNet(nn.Module):
@@ -79,9 +79,9 @@ class MaskedBCELoss(nn.Module):
         return (loss(input, target.where(scored, 0), reduction="none") * scored).sum(-1)
 
 
-def missing_pixels(x: Tensor, masked_with: float = -1) -> Tensor:
-    """Return the places, int64 in [0, pixels), of the pixels that images ``x``, (batch, ...), lack.
+def missing_pixel_indices(x: Tensor, masked_with: float = -1) -> Tensor:
+    """Return the indices, int64 in [0, num_pixels), of the pixels that the images ``x``, (batch, ...), lack.
 
-    All images of a batch lack the same ones, so the first image tells.
+    All images of a batch must lack the same pixels, as they do after ``MaskImages``; only the first is examined.
     """
     return (x[0].flatten() == masked_with).nonzero().squeeze(-1)

@@ -1,53 +1,50 @@
 """Digit images divided into the quadrants that are known and those to be predicted."""
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 from torchvision.transforms import Compose, functional
 
-from cvae.distributed import rank, world_size
-from cvae.options import UsageError
-from cvae.own_images import load_own_images
-from cvae.sources import DATASETS, load_digits, resolve_dataset, split_name
+from cvae.errors import UsageError
+from cvae.images.catalogue import VAL_FRACTION
+from cvae.images.labelled import LabelledImages
+from cvae.images.sources import load_images, resolve_dataset
 
-__all__ = ["CVAEMNIST", "MaskImages", "ToTensor", "get_data", "make_loader", "make_shared_loader", "part"]
+__all__ = [
+    "CVAEMNIST",
+    "MaskImages",
+    "ToTensor",
+    "VALIDATION_BATCH_SIZE",
+    "get_data",
+    "make_loader",
+    "setting_name",
+]
 
 Sample = dict[str, Any]
 
-VAL_FRACTION = 1 / 6
-BLACK_AND_WHITE = 128  # the first of 256 greys at or above 0.5
+VALIDATION_BATCH_SIZE = 1000  # without gradients there is memory for more images at once
 
 
 class CVAEMNIST(Dataset):
-    """MNIST, or another data set, held in memory as one uint8 tensor, read an image or a whole batch at a time.
+    """MNIST, or other images, held in memory and read one sample or a whole batch at a time.
 
     A sample is a dict with ``original`` and ``digit``, and with whatever the transform adds.  Before any
     transform they are uint8 of shape (*batch, h, w) in [0, 255] and int64 of shape (*batch,).
 
     Args:
-        root: folder that holds ``MNIST/raw``, or those of other data sets.
-        train: the training split, else the validation split (MNIST's test files).
-        transform: called with a sample of any leading batch shape.
-        download: fetch the files if they are missing.
-        dataset: one of ``cvae.sources.DATASETS``, of which ``"mnist-5k"`` needs no files; or the path of
-            images of one's own (see :func:`cvae.own_images.load_own_images`).
-        val_fraction: share of one's own images that validate.
-        rows: which of its images to keep.
-        subset: keep the first so many of these, or all of them if None.
-        binarize: turn each pixel black or white, with the threshold at 0.5.
-        device: where images and digits live, and so where batches are made.
+        root: folder that holds ``MNIST/raw``.
+        train: the training images, else the test images, which the tutorial validates with.
+        transform: called with a sample, which may have leading batch dimensions.
+        download: download the files if they are missing.
+        source: images to take in place of MNIST's.
 
     Attributes:
-        name: what tables and figures call this split.
-        guess: None, or what the baseline predicts for the missing pixels, shape (N, missing), which never
-            changes once it is trained (see :meth:`keep_guess`); the samples then have ``guess``, which is
-            ``input`` with these in place.
+        baseline_predictions: shape (N, h, w), once they are cached; the samples then hold them as ``y_hat``.
 
     Raises:
         DataError: the files are missing, damaged or can't be downloaded.
@@ -60,102 +57,50 @@ class CVAEMNIST(Dataset):
         transform: Callable[[Sample], Sample] | None = None,
         download: bool = False,
         *,
-        dataset: str = "mnist",
-        val_fraction: float = VAL_FRACTION,
-        rows: slice = slice(None),
-        subset: int | None = None,
-        binarize: bool = False,
-        device: str | torch.device = "cpu",
+        source: LabelledImages | None = None,
     ) -> None:
-        if dataset in DATASETS:
-            images, digits = load_digits(dataset, root, train, download)
-        else:
-            images, digits = load_own_images(dataset, train, val_fraction)
-        kept = range(len(images))[rows][:subset]
-        self.images = images[kept.start : kept.stop].to(device)
-        self.digits = digits[kept.start : kept.stop].to(device)
-        self.name = _part_name(split_name(dataset, train), kept, len(images))
-        if binarize:
-            self.images = (self.images >= BLACK_AND_WHITE).to(torch.uint8) * 255
-            self.name += ", binarized"
+        self.original = load_images("mnist", root, train, download) if source is None else source
         self.transform = transform
-        self.guess: Tensor | None = None
-        self._missing: Tensor  # their places, once there is a guess
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, item: int) -> Sample:
-        return self._transformed({key: values[item] for key, values in self._columns.items()})
-
-    def __getitems__(self, items: Sequence[int]) -> "Batch":
-        """Make the samples of a whole batch in one go: what ``DataLoader`` calls."""
-        return Batch(self.batch(items))
-
-    def batch(self, items: Sequence[int] | Tensor) -> Sample:
-        """Make one sample of many images, with a leading batch dimension."""
-        index = torch.as_tensor(items, device=self.images.device)
-        # index_select copies whole images, which takes a fraction of the time of indexing
-        return self._transformed(
-            {key: values.index_select(0, index) for key, values in self._columns.items()}
-        )
-
-    def fingerprint(self) -> str:
-        """Return the beginning of the SHA-256 of its images."""
-        return hashlib.sha256(self.images.cpu().numpy().tobytes()).hexdigest()[:16]
-
-    def keep_guess(self, predict: Callable[[Tensor], Tensor], batch_size: int = 1000) -> None:
-        """Compute ``guess`` for all images, from what ``predict`` makes of ``input``, in the same shape."""
-        self.guess = None
-        first = self[0]
-        self._missing = (first["input"] != first["original"][0]).flatten().nonzero().squeeze(-1)
-        guess = torch.empty(len(self), len(self._missing), device=self.images.device)
-        for items in torch.arange(len(self)).split(batch_size):
-            whole = predict(self.batch(items)["input"]).flatten(-2)
-            guess[items[0] : items[-1] + 1] = whole.index_select(-1, self._missing)
-        self.guess = guess
+        self.baseline_predictions: Tensor | None = None
 
     @property
-    def _columns(self) -> dict[str, Tensor]:
-        columns = {"original": self.images, "digit": self.digits}
-        return columns if self.guess is None else {**columns, "guess": self.guess}
+    def name(self) -> str:
+        """What tables and figures call these images."""
+        return self.original.name
 
-    def _transformed(self, sample: Sample) -> Sample:
-        if self.transform:
-            sample = self.transform(sample)
-        if self.guess is not None:
-            given = sample["input"]
-            sample["guess"] = given.flatten(-2).index_copy(-1, self._missing, sample["guess"]).view_as(given)
-        return sample
-
-
-def _part_name(whole: str, kept: range, images: int) -> str:
-    """Name a stretch of a split's images, counted from 1."""
-    if len(kept) == images:
-        return whole
-    if kept.start == 0:
-        return f"first {kept.stop:,} of the {whole}"
-    return f"images {kept.start + 1:,} to {kept.stop:,} of the {whole}"
-
-
-class Batch:
-    """The samples of a batch for any collate function, and the same already stacked for ours.
-
-    Args:
-        stacked: one sample of many images, with a leading batch dimension.
-    """
-
-    def __init__(self, stacked: Sample) -> None:
-        self.stacked = stacked
+    @property
+    def num_pixels(self) -> int:
+        """Height times width of an image."""
+        return self.original.images[0].numel()
 
     def __len__(self) -> int:
-        return len(self.stacked["digit"])
+        return len(self.original)
 
-    def __getitem__(self, item: int) -> Sample:
-        return {key: values[item] for key, values in self.stacked.items()}
+    def __getitem__(self, item: int | slice | Sequence[int] | Tensor) -> Sample:
+        """Make one sample, or from several indices a batch: one sample with a leading batch dimension."""
+        columns = {"original": self.original.images, "digit": self.original.digits}
+        if self.baseline_predictions is not None:
+            columns["y_hat"] = self.baseline_predictions
+        if isinstance(item, (Sequence, Tensor)):
+            index = torch.as_tensor(item, device=self.original.images.device)
+            # index_select copies whole images, which takes a fraction of the time of indexing
+            sample = {key: values.index_select(0, index) for key, values in columns.items()}
+        else:
+            sample = {key: values[item] for key, values in columns.items()}
+        return self.transform(sample) if self.transform else sample
 
-    def __iter__(self) -> Iterator[Sample]:
-        return (self[item] for item in range(len(self)))
+    def cache_baseline_predictions(
+        self, predict: Callable[[Tensor], Tensor], batch_size: int = 1000
+    ) -> None:
+        """Compute once what the trained baseline, which no longer changes, predicts for every image.
+
+        Args:
+            predict: makes pixel probabilities from ``input``, in the same shape.
+            batch_size: images predicted at once.
+        """
+        self.baseline_predictions = None
+        batches = torch.arange(len(self)).split(batch_size)
+        self.baseline_predictions = torch.cat([predict(self[indices]["input"]) for indices in batches])
 
 
 class ToTensor:
@@ -229,46 +174,23 @@ class MaskImages:
 
 
 def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = False) -> DataLoader:
-    """Iterate over a data set in batches, which a ``CVAEMNIST`` makes itself.
+    """Iterate over a data set, which makes each batch in one go.
 
     Args:
-        dataset: a ``CVAEMNIST``, a ``Subset`` of one, or another data set of dicts.
+        dataset: a ``CVAEMNIST``, a ``Subset`` of one, or another data set that takes a list of indices.
         batch_size: images a batch; the last one may be smaller.
-        shuffle: in a new order each epoch, drawn from torch's global generator.
+        shuffle: in a new order each epoch, drawn from PyTorch's global random number generator.
     """
-    return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=_stacked)
-
-
-def part(dataset: CVAEMNIST, number: int, of: int) -> Subset:
-    """Return one of so many nearly equal stretches of a data set, numbered from 0."""
-    return Subset(dataset, range(len(dataset) * number // of, len(dataset) * (number + 1) // of))
-
-
-def make_shared_loader(dataset: Dataset, batch_size: int, seed: int) -> DataLoader:
-    """Iterate, in a new order each epoch, over this process's share of the images of a ``CVAEMNIST``.
-
-    Args:
-        dataset: a ``CVAEMNIST``.
-        batch_size: images a batch of all processes together.
-        seed: of the order, which is one for all processes.
-
-    Raises:
-        UsageError: the processes can't have equal shares of a batch.
-    """
-    if batch_size % world_size():
-        raise UsageError(f"--batch-size {batch_size} can't be divided among {world_size()} processes")
-    sampler: DistributedSampler = DistributedSampler(dataset, world_size(), rank(), seed=seed)
-    return DataLoader(dataset, batch_size // world_size(), sampler=sampler, collate_fn=_stacked)
-
-
-def _stacked(batch: Any) -> Sample:
-    return batch.stacked if isinstance(batch, Batch) else default_collate(batch)
+    order = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)  # type: ignore[arg-type]
+    batches = BatchSampler(order, batch_size, drop_last=False)
+    return DataLoader(dataset, sampler=batches, batch_size=None)  # a sampler of lists: no collation is needed
 
 
 def get_data(
     num_quadrant_inputs: int,
     batch_size: int,
     *,
+    val_batch_size: int | None = None,
     dataset: str = "auto",
     data_dir: str | Path = "data",
     val_fraction: float = VAL_FRACTION,
@@ -282,47 +204,44 @@ def get_data(
     Args:
         num_quadrant_inputs: number of known quadrants: 1, 2 or 3.
         batch_size: images a batch.
-        dataset: one of ``cvae.sources.DATASETS``, the path of images of one's own, or ``"auto"`` for
-            ``"mnist"`` or else ``"mnist-5k"``, whichever is at hand.
-        data_dir: folder of the files of data sets, which are downloaded if they are missing.
-        val_fraction: share of one's own images that validate.
-        subset: keep the first so many images of each part.
-        holdout: keep the last so many training images apart, to validate.
+        val_batch_size: images a batch of all splits but the training images, by default the same.
+        dataset: one of ``cvae.images.catalogue.DATASETS``, the path of your own images (see
+            :func:`cvae.images.own_images.load_own_images`), or ``"auto"`` for ``"mnist"`` if it is there or can
+            be downloaded, else ``"mnist-5k"``.
+        data_dir: folder of the data sets' files, which are downloaded if they are missing.
+        val_fraction: validation fraction of your own images.
+        subset: use only the first so many images of each split.
+        holdout: use the last so many training images to validate, rather than the test images.
         binarize: turn each pixel black or white, with the threshold at 0.5.
-        device: where the images live.
+        device: where images and digits are held, and so where batches are made.
 
     Returns:
         Three dicts with the keys ``"train"`` and ``"val"``: data sets, loaders, numbers of images.  As in
         the tutorial, the test images validate; with a holdout they have the key ``"test"``.
 
     Raises:
-        DataError: the data set can't be had.
+        DataError: the data set is missing, damaged or can't be downloaded.
         UsageError: the holdout leaves nothing to train on.
         ValueError: ``num_quadrant_inputs`` is not 1, 2 or 3, or no data set has that name.
     """
     transform = Compose([ToTensor(), MaskImages(num_quadrant_inputs)])
     dataset = resolve_dataset(dataset, data_dir)
-    parts = {"train": (True, slice(None, -holdout or None)), "val": (False, slice(None))}
-    if holdout:
-        parts |= {"val": (True, slice(-holdout, None)), "test": parts["val"]}
-    datasets = {
-        mode: CVAEMNIST(
-            data_dir,
-            train=train,
-            transform=transform,
-            download=True,
-            dataset=dataset,
-            val_fraction=val_fraction,
-            rows=rows,
-            subset=subset,
-            binarize=binarize,
-            device=device,
-        )
-        for mode, (train, rows) in parts.items()
-    }
-    if not len(datasets["train"]):
+    training, others = (load_images(dataset, data_dir, train, True, val_fraction) for train in (True, False))
+    if holdout >= len(training):
         raise UsageError(f"--holdout {holdout} leaves no image to train on: it must be less than all of them")
-    dataloaders = {
-        mode: make_loader(datasets[mode], batch_size, shuffle=mode == "train") for mode in datasets
-    }
-    return datasets, dataloaders, {mode: len(datasets[mode]) for mode in datasets}
+    splits = {"train": (training, slice(None, -holdout or None)), "val": (others, slice(None))}
+    if holdout:
+        splits |= {"val": (training, slice(-holdout, None)), "test": (others, slice(None))}
+    datasets = {}
+    for split, (images, rows) in splits.items():
+        images = images.select(range(len(images))[rows][:subset])
+        source = (images.binarized() if binarize else images).to(device)
+        datasets[split] = CVAEMNIST(data_dir, split == "train", transform, source=source)
+    dataloaders = {split: make_loader(data, val_batch_size or batch_size) for split, data in datasets.items()}
+    dataloaders["train"] = make_loader(datasets["train"], batch_size, shuffle=True)
+    return datasets, dataloaders, {split: len(data) for split, data in datasets.items()}
+
+
+def setting_name(num_quadrant_inputs: int) -> str:
+    """Name a setting as the table's columns do: ``1 quadrant``, ``2 quadrants``."""
+    return f"{num_quadrant_inputs} quadrant" + ("s" if num_quadrant_inputs > 1 else "")

@@ -47,7 +47,7 @@ def log_weights(
         cvae: the model.
         xs: images with missing pixels, shape (batch, h, w).
         ys: the missing pixels, same shape.
-        y_hat: the baseline's guess, same shape, if it is known already.
+        y_hat: the baseline's predictions, same shape, if they are cached.
         num_particles: samples an image.
         proposal: what r is: the ``"recognition"`` network or the ``"prior"`` network.
 
@@ -102,7 +102,7 @@ def kl_per_latent(cvae: CVAE, dataset: Dataset) -> Tensor:
     batches = []
     for batch in make_loader(dataset, ROWS_AT_ONCE):
         xs = batch["input"]
-        y_hat = batch["guess"] if "guess" in batch else cvae.guess(xs)
+        y_hat = batch["y_hat"] if "y_hat" in batch else cvae.baseline_predictions(xs)
         posterior = Normal(*cvae.recognition_net(xs, batch["output"]))
         prior = Normal(*cvae.prior_net(xs, y_hat))
         batches.append(kl_divergence(posterior, prior).cpu())
@@ -121,7 +121,7 @@ def estimate_cll(
 
     Args:
         cvae: the model.
-        dataset: samples with ``input``, ``output`` and perhaps ``guess``.
+        dataset: samples with ``input``, ``output`` and, if it is cached, ``y_hat``.
         num_particles: samples an image.
         proposal: where they come from, as in :func:`log_weights`.
         reduction: :func:`monte_carlo` or :func:`importance_sampling`, or what else makes values of shape
@@ -132,7 +132,7 @@ def estimate_cll(
     """
     per_image: list[Tensor] = []
     for batch in make_loader(dataset, max(1, ROWS_AT_ONCE // num_particles)):
-        arguments = batch["input"], batch["output"], batch.get("guess")
+        arguments = batch["input"], batch["output"], batch.get("y_hat")
         chunks = [
             log_weights(
                 cvae, *arguments, num_particles=min(ROWS_AT_ONCE, num_particles - start), proposal=proposal

@@ -1,5 +1,6 @@
 """The rows of the table with their standard errors, how far to trust them, and samples to look at."""
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,7 @@ import torch
 from pyro.infer import Predictive
 from torch import Tensor
 
-from cvae import distributed
-from cvae.data import CVAEMNIST, part
+from cvae.data import CVAEMNIST
 from cvae.estimators import (
     baseline_nll,
     effective_sample_size,
@@ -20,10 +20,13 @@ from cvae.estimators import (
     monte_carlo,
 )
 from cvae.model import CVAE
+from cvae.training import distributed
 
-__all__ = ["Estimate", "Evaluation", "draw_samples", "evaluate"]
+__all__ = ["Estimate", "Evaluation", "draw_samples", "evaluate", "with_error"]
 
-ACTIVE = 0.01  # nats of KL, on average, from which on a latent variable counts as used
+logger = logging.getLogger(__name__)
+
+MIN_KL_OF_ACTIVE_LATENT = 0.01  # nats, on average over images
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Estimate:
 
     @classmethod
     def over(cls, per_image: Tensor, num_particles: int) -> "Estimate":
-        """Sum values of shape (N,) and divide once."""
+        """Average values of shape (N,) over images."""
         n = len(per_image)
         standard_error = per_image.std().item() / math.sqrt(n) if n > 1 else None
         return cls(per_image.sum().item() / n, standard_error, n, num_particles)
@@ -52,7 +55,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is known about a model from the images of one split.
+    """One column of the table: a model evaluated on the images of one split.
 
     Attributes:
         rows: the table's rows, in order.
@@ -64,8 +67,8 @@ class Evaluation:
     diagnostics: dict[str, Estimate | float]
 
     @classmethod
-    def of_plain(cls, plain: dict[str, Any]) -> "Evaluation":
-        """Make it of what ``dataclasses.asdict`` made of it."""
+    def from_dict(cls, plain: dict[str, Any]) -> "Evaluation":
+        """Restore what ``dataclasses.asdict`` made of it."""
         return cls(
             rows={row: Estimate(**entry) for row, entry in plain["rows"].items()},
             diagnostics={
@@ -82,7 +85,7 @@ def evaluate(
 
     Args:
         cvae: a trained model.
-        dataset: the split to evaluate on; each process of a run has a share of it.
+        dataset: the split to evaluate on; each process of a run evaluates a portion of it.
         num_particles: for ``CVAE (Monte Carlo)``, the negative ELBO.
         num_importance_samples: for prior sampling and importance sampling.
 
@@ -91,21 +94,22 @@ def evaluate(
         differences image by image; ``KL`` and ``Reconstruction`` add up to Monte Carlo.  A latent is active
         if its KL is over 0.01 nats on average; the worst percentile is the one that 1 % of images lie below.
     """
-    share = part(dataset, distributed.rank(), distributed.world_size())
-    baseline = _gathered(baseline_nll(cvae.baseline_net, share))
-    elbo = _gathered(estimate_cll(cvae, share, num_particles=num_particles, reduction=monte_carlo))
-    prior = _gathered(estimate_cll(cvae, share, num_particles=num_importance_samples, proposal="prior"))
+    logger.info("Estimating the CLL of %s images, %s", f"{len(dataset):,}", dataset.name)
+    portion = distributed.process_portion(dataset)
+    baseline = _gathered(baseline_nll(cvae.baseline_net, portion))
+    elbo = _gathered(estimate_cll(cvae, portion, num_particles=num_particles, reduction=monte_carlo))
+    prior = _gathered(estimate_cll(cvae, portion, num_particles=num_importance_samples, proposal="prior"))
     importance, sample_sizes = _gathered(
         estimate_cll(
             cvae,
-            share,
+            portion,
             num_particles=num_importance_samples,
             reduction=lambda weights: torch.stack(
                 [importance_sampling(weights), effective_sample_size(weights)]
             ),
         )
     )
-    latents = _gathered(kl_per_latent(cvae, share).t()).t()
+    latents = _gathered(kl_per_latent(cvae, portion).t()).t()
     kl = latents.sum(-1)
     missing = (dataset[0]["output"] != cvae.masked_with).sum().item()
     return Evaluation(
@@ -122,7 +126,7 @@ def evaluate(
             "Performance gap per pixel": Estimate.over((baseline - elbo) / missing, num_particles),
             "Effective sample size, median": sample_sizes.median().item(),
             "Effective sample size, worst percentile": sample_sizes.quantile(0.01).item(),
-            "Active latents": (latents.mean(0) > ACTIVE).sum().double().item(),
+            "Active latents": (latents.mean(0) > MIN_KL_OF_ACTIVE_LATENT).sum().double().item(),
         },
     )
 
@@ -130,6 +134,14 @@ def evaluate(
 def _gathered(per_image: Tensor) -> Tensor:
     """Put values of shape (..., images) of all processes together."""
     return torch.cat(distributed.gather(per_image), dim=-1)
+
+
+def with_error(value: float, error: float | None) -> str:
+    """Format a value with as many decimals as its error has meaning, and at least one."""
+    if error is None or not error > 0:
+        return f"{value:.1f}"
+    decimals = max(1, math.ceil(-math.log10(error)))
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
 
 @torch.no_grad()

@@ -10,19 +10,18 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from cvae import HIDDEN_1, HIDDEN_2, NUM_PIXELS, Z_DIM
-from cvae.baseline import BaselineNet, linear, missing_pixels
+from cvae.baseline import BaselineNet, linear, missing_pixel_indices
+from cvae.choices import ACTIVATIONS, GENERATION_INPUTS, check_choice
 
-__all__ = ["ACTIVATIONS", "CVAE", "GENERATION_INPUTS", "Decoder", "Encoder", "GreyBernoulli"]
+__all__ = ["CVAE", "Decoder", "Encoder", "GreyBernoulli"]
 
-ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU}
-GENERATION_INPUTS = ("z", "xz")
 MAX_LOG_SCALE = 20.0  # keeps scales, their squares and their inverses finite in single precision
 
 
 class Encoder(nn.Module):
     """Diagonal Gaussian over the latent variables, given an image put together from two.
 
-    Serves as the prior network p(z|x), with the baseline's guess in the missing pixels, and as the
+    Serves as the prior network p(z|x), with the baseline's prediction in the missing pixels, and as the
     recognition network q(z|x,y), with the truth there.
 
     Args:
@@ -30,7 +29,7 @@ class Encoder(nn.Module):
         hidden_1: units of the first hidden layer.
         hidden_2: units of the second hidden layer.
         masked_with: value that marks missing pixels in ``x``, outside [0, 1].
-        activation: of the hidden layers, a key of ``ACTIVATIONS``.
+        activation: of the hidden layers, one of ``cvae.choices.ACTIVATIONS``.
         num_pixels: height times width of an image.
     """
 
@@ -48,7 +47,8 @@ class Encoder(nn.Module):
         self.fc2 = nn.Linear(hidden_1, hidden_2)
         self.fc31 = nn.Linear(hidden_2, z_dim)
         self.fc32 = nn.Linear(hidden_2, z_dim)
-        self.activation = ACTIVATIONS[activation]()
+        check_choice(activation, ACTIVATIONS)
+        self.activation = getattr(F, activation)
         self.masked_with = masked_with
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,7 @@ class Decoder(nn.Module):
         z_dim: number of latent variables.
         hidden_1: units of the first hidden layer.
         hidden_2: units of the second hidden layer.
-        activation: of the hidden layers, a key of ``ACTIVATIONS``.
+        activation: of the hidden layers, one of ``cvae.choices.ACTIVATIONS``.
         generation_input: ``"z"`` as in the tutorial, or ``"xz"`` as in the paper, for which a layer ``fc0``
             of the input image adds to the first one.
         num_pixels: height times width of an image.
@@ -89,11 +89,13 @@ class Decoder(nn.Module):
         num_pixels: int = NUM_PIXELS,
     ) -> None:
         super().__init__()
+        check_choice(generation_input, GENERATION_INPUTS)
         self.fc0 = nn.Linear(num_pixels, hidden_1, bias=False) if generation_input == "xz" else None
         self.fc1 = nn.Linear(z_dim, hidden_1)
         self.fc2 = nn.Linear(hidden_1, hidden_2)
         self.fc3 = nn.Linear(hidden_2, num_pixels)
-        self.activation = ACTIVATIONS[activation]()
+        check_choice(activation, ACTIVATIONS)
+        self.activation = getattr(F, activation)
 
     def forward(self, z: Tensor, x: Tensor | None = None) -> Tensor:
         """Return pixel probabilities in [0, 1], shape (*particles, batch, num_pixels).
@@ -135,7 +137,7 @@ class CVAE(nn.Module):
 
     .. math:: p(y|x) = \int p(y|x, z) \, p(z|x, \hat y(x)) \, dz
 
-    Sohn, Lee, Yan (2015), section 4, where :math:`\hat y` is the baseline's guess.  By default, as in the
+    Sohn, Lee, Yan (2015), section 4, where :math:`\hat y` is the baseline's prediction.  By default, as in the
     tutorial, the generation network sees x through z alone.  The baseline is never trained here.
 
     Args:
@@ -145,8 +147,9 @@ class CVAE(nn.Module):
         pre_trained_baseline_net: the trained baseline; without one, a new net that waits for
             ``load_state_dict``.
         masked_with: value that marks missing pixels, outside [0, 1].
-        activation: of the hidden layers, a key of ``ACTIVATIONS``; the baseline's own stay ReLU.
-        generation_input: what the generation network sees, one of ``GENERATION_INPUTS``.
+        activation: of the hidden layers, one of ``cvae.choices.ACTIVATIONS``; the baseline's own stay ReLU.
+        generation_input: what the generation network sees, one of
+            ``cvae.choices.GENERATION_INPUTS``.
         num_pixels: height times width of an image.
 
     Raises:
@@ -168,9 +171,6 @@ class CVAE(nn.Module):
         super().__init__()
         if 0 <= masked_with <= 1:
             raise ValueError(f"masked_with must lie outside [0, 1], where pixels are, not at {masked_with}")
-        for name, choices in ((activation, ACTIVATIONS), (generation_input, GENERATION_INPUTS)):
-            if name not in choices:
-                raise ValueError(f"{name!r} is none of {', '.join(choices)}")
         if pre_trained_baseline_net is None:
             pre_trained_baseline_net = BaselineNet(hidden_1, hidden_2, num_pixels)
         self.baseline_net = pre_trained_baseline_net
@@ -180,8 +180,8 @@ class CVAE(nn.Module):
         self.masked_with = masked_with
 
     @torch.no_grad()
-    def guess(self, xs: Tensor) -> Tensor:
-        """Return the baseline's guess, in the shape of ``xs``; no gradient reaches the baseline."""
+    def baseline_predictions(self, xs: Tensor) -> Tensor:
+        """Return the baseline's predictions, in the shape of ``xs``; no gradient reaches the baseline."""
         return self.baseline_net(xs).view(xs.shape)
 
     def model(self, xs: Tensor, ys: Tensor | None = None, y_hat: Tensor | None = None) -> Tensor | None:
@@ -193,7 +193,7 @@ class CVAE(nn.Module):
         Args:
             xs: images with missing pixels, shape (batch, h, w) or (batch, num_pixels); all lack the same ones.
             ys: the missing pixels in [0, 1], in whole images of the same shape.
-            y_hat: the baseline's guess, same shape, if it is known already.
+            y_hat: the baseline's predictions, same shape, if they are cached.
 
         Returns:
             Without ``ys``, pixel probabilities of shape (*particles, batch, num_pixels).
@@ -204,15 +204,15 @@ class CVAE(nn.Module):
         pyro.module("prior_net", self.prior_net)
         pyro.module("generation_net", self.generation_net)
         with pyro.plate("data", xs.shape[0], dim=-1):
-            prior = self.prior_net(xs, self.guess(xs) if y_hat is None else y_hat)
+            prior = self.prior_net(xs, self.baseline_predictions(xs) if y_hat is None else y_hat)
             zs = pyro.sample("z", dist.Normal(*prior).to_event(1))
-            known = self._known(xs) if self.generation_net.fc0 is not None else None
+            known = self.known_pixels(xs) if self.generation_net.fc0 is not None else None
             if ys is None:
                 loc = self.generation_net(zs, known)
                 # Probabilities show grey pixels better than samples of 0 or 1 would.
                 pyro.deterministic("y", loc.detach(), event_dim=1)
                 return loc
-            missing = missing_pixels(xs, self.masked_with)
+            missing = missing_pixel_indices(xs, self.masked_with)
             if is_validation_enabled():
                 self._check_masks_agree(xs)
             logits = self.generation_net.logits(zs, known, missing)
@@ -223,8 +223,8 @@ class CVAE(nn.Module):
             )
             return None
 
-    def _known(self, xs: Tensor) -> Tensor:
-        """Known pixels, and 0 for the missing ones, shape (batch, num_pixels)."""
+    def known_pixels(self, xs: Tensor) -> Tensor:
+        """Return the known pixels, and 0 in place of the missing ones, shape (batch, num_pixels)."""
         return xs.masked_fill(xs == self.masked_with, 0).flatten(1)
 
     def _check_masks_agree(self, xs: Tensor) -> None:
@@ -242,7 +242,7 @@ class CVAE(nn.Module):
         with pyro.plate("data", xs.shape[0], dim=-1):
             if ys is None:
                 pyro.module("prior_net", self.prior_net)
-                loc, scale = self.prior_net(xs, self.guess(xs) if y_hat is None else y_hat)
+                loc, scale = self.prior_net(xs, self.baseline_predictions(xs) if y_hat is None else y_hat)
             else:
                 pyro.module("recognition_net", self.recognition_net)
                 loc, scale = self.recognition_net(xs, ys)

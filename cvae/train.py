@@ -1,120 +1,172 @@
-"""What the training loop minimises for the baseline and for the CVAE."""
+"""Training of the baseline and of the CVAE, with early stopping."""
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import torch.nn as nn
 import torch.nn.functional as F
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, SVI, TraceMeanField_ELBO
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 from torch.utils.data import DataLoader
 
-from cvae.baseline import BaselineNet, missing_pixels
-from cvae.checkpoint import Stage
-from cvae.fit import fit
+from cvae.baseline import BaselineNet, missing_pixel_indices
 from cvae.model import CVAE
-from cvae.progress import History
-from cvae.reporter import Reporter
-from cvae.schedule import Schedule
+from cvae.storage.checkpoint import Checkpoint
+from cvae.training.history import History
+from cvae.training.loop import fit
+from cvae.training.optimizer import Optimizer
+from cvae.training.progress import Progress
+from cvae.training.settings import TrainingSettings
+from cvae.training.state import TrainingState
 
-__all__ = ["ELBOS", "train_baseline", "train_cvae"]
+__all__ = ["EarlyStopping", "train_baseline", "train_cvae"]
 
-ELBOS = {"mean-field": TraceMeanField_ELBO, "trace": Trace_ELBO}
+Batch = dict[str, Tensor]
+
+
+class EarlyStopping:
+    """Save the weights of the epoch with the lowest validation loss, and stop when there is no lower one.
+
+    Args:
+        patience: number of epochs without a lower validation loss after which training stops.
+
+    Attributes:
+        best_weights: state dict of the net after the best epoch so far.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.best_weights: dict[str, Any] = {}
+
+    def record_epoch(self, history: History, net: nn.Module) -> None:
+        """Save the weights if the last epoch is the best one."""
+        if history.best_epoch == len(history.epochs):
+            self.best_weights = copy.deepcopy(net.state_dict())
+
+    def should_stop(self, history: History) -> bool:
+        """Whether the best epoch is ``patience`` epochs ago."""
+        return len(history.epochs) - history.best_epoch >= self.patience
 
 
 def train_baseline(
     net: BaselineNet,
     dataloaders: dict[str, DataLoader],
-    schedule: Schedule = Schedule(),
+    settings: TrainingSettings = TrainingSettings(),
     *,
-    reporter: Reporter = Reporter("baseline", "baseline"),
-    stage: Stage | None = None,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress | None = None,
 ) -> History:
-    """Fit the baseline by maximum likelihood and leave it with its best weights.
+    """Train the baseline by maximum likelihood and leave it with its best weights.
+
+    Minimises ``MaskedBCELoss`` by computing only the pixels that it scores, the missing ones.
 
     Args:
         net: trained in place.
         dataloaders: keyed ``"train"`` and ``"val"``, of samples with ``input`` and ``output``.
-        schedule: how its weights are moved, and for how long.
-        reporter: says how it goes.
-        stage: where each epoch is put away, and where a run that was interrupted is taken up.
+        settings: number of epochs, learning rate and the like.
+        checkpoint: where each epoch is saved, and where an interrupted run is resumed from.
+        progress: display of the whole command.
+
+    Returns:
+        The losses of every epoch.
 
     Raises:
         TrainingError: a loss is not finite.
-        FileError: what is to be taken up does not fit.
-        OSError: an epoch can't be put away.
+        FileError: the checkpoint does not fit.
+        OSError: the checkpoint can't be written.
     """
-    missing = missing_pixels(dataloaders["train"].dataset[0]["input"][None])
+    optimizer = Optimizer(net.parameters(), settings, steps_per_epoch=len(dataloaders["train"]))
 
-    def loss(batch: dict[str, Tensor]) -> Tensor:
-        target = batch["output"].flatten(1).index_select(1, missing)
-        return F.binary_cross_entropy_with_logits(net.logits(batch["input"], missing), target, reduction="sum")
+    def masked_loss(batch: Batch) -> Tensor:
+        missing = missing_pixel_indices(batch["input"])
+        logits, target = net.logits(batch["input"], missing), batch["output"].flatten(1).index_select(1, missing)
+        return F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
 
-    def validate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"val": loss(batch)}
+    def step(batch: Batch) -> float:
+        loss = masked_loss(batch)
+        loss.backward()
+        optimizer()
+        return loss.item()
 
-    return fit(net, loss, validate, dataloaders, schedule, reporter, stage)
+    def validate(batch: Batch) -> Batch:
+        return {"val": masked_loss(batch)}
+
+    state = TrainingState(net, optimizer, EarlyStopping(settings.early_stop_patience), settings.num_epochs)
+    return fit("baseline", state, step, validate, dataloaders, checkpoint=checkpoint, progress=progress)
 
 
 def train_cvae(
     cvae: CVAE,
     dataloaders: dict[str, DataLoader],
-    schedule: Schedule = Schedule(),
+    settings: TrainingSettings = TrainingSettings(),
     *,
-    elbo: str = "mean-field",
-    reporter: Reporter = Reporter("CVAE", "CVAE"),
-    stage: Stage | None = None,
+    elbo: ELBO | None = None,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress | None = None,
     snapshot: Callable[[int], Tensor] | None = None,
 ) -> History:
-    r"""Fit prior, recognition and generation networks by stochastic variational inference.
+    r"""Train prior, recognition and generation networks by stochastic variational inference.
 
     Minimises the negative evidence lower bound with one particle,
 
     .. math:: KL(q(z|x,y) \| p(z|x)) - \log p(y|z), \quad z \sim q(z|x,y)
 
     (Sohn, Lee, Yan (2015), equation 4) and leaves the CVAE with its best weights.  The baseline inside it
-    stays as it is.
+    is not changed.
 
     Args:
         cvae: trained in place.
-        dataloaders: keyed ``"train"`` and ``"val"``, of samples with ``input``, ``output`` and, where it
-            has been computed beforehand, ``guess``.
-        schedule: how their weights are moved, and for how long.
-        elbo: ``"mean-field"`` for the KL term in closed form, ``"trace"`` to sample it too.  Validation
-            always has it in closed form.
-        reporter: says how it goes.
-        stage: where each epoch is put away, and where a run that was interrupted is taken up.
-        snapshot: makes of the number of an epoch, after it, what the history is to keep of the CVAE.
+        dataloaders: keyed ``"train"`` and ``"val"``, of samples with ``input``, ``output`` and, if the
+            baseline's predictions are cached, ``y_hat``.
+        settings: number of epochs, learning rate and the like.
+        elbo: Pyro's estimate of the bound, by default ``TraceMeanField_ELBO()`` with the KL term in closed form.
+            Validation always has it in closed form.
+        checkpoint: where each epoch is saved, and where an interrupted run is resumed from.
+        progress: display of the whole command.
+        snapshot: called with the number of each epoch after it; what it returns is saved in the history.
+
+    Returns:
+        The losses of every epoch.
 
     Raises:
         TrainingError: a loss is not finite.
-        FileError: what is to be taken up does not fit.
-        OSError: an epoch can't be put away.
+        FileError: the checkpoint does not fit.
+        OSError: the checkpoint can't be written.
     """
+    nets = nn.ModuleList([cvae.prior_net, cvae.recognition_net, cvae.generation_net])
+    optimizer = Optimizer(nets.parameters(), settings, steps_per_epoch=len(dataloaders["train"]))
+    svi = SVI(cvae.model, cvae.guide, optimizer, loss=elbo or TraceMeanField_ELBO())
 
-    differentiable_loss = ELBOS[elbo]().differentiable_loss
-    trained = nn.ModuleList([cvae.prior_net, cvae.recognition_net, cvae.generation_net])
+    def step(batch: Batch) -> float:
+        return svi.step(batch["input"], batch["output"], batch.get("y_hat"))
 
-    def loss(batch: dict[str, Tensor]) -> Tensor:
-        return differentiable_loss(
-            cvae.model, cvae.guide, batch["input"], batch["output"], batch.get("guess")
-        )
-
-    def validate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def validate(batch: Batch) -> Batch:
         reconstruction, kl = _elbo_terms(cvae, batch)
         return {"val": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
 
+    state = TrainingState(nets, optimizer, EarlyStopping(settings.early_stop_patience), settings.num_epochs)
     # The scope keeps these parameters apart from those of any other model.  Without Pyro's own checks a
     # loss that is not finite reaches ours.
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        return fit(trained, loss, validate, dataloaders, schedule, reporter, stage, snapshot)
+        return fit(
+            "CVAE",
+            state,
+            step,
+            validate,
+            dataloaders,
+            checkpoint=checkpoint,
+            progress=progress,
+            snapshot=snapshot,
+        )
 
 
-def _elbo_terms(cvae: CVAE, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def _elbo_terms(cvae: CVAE, batch: Batch) -> tuple[Tensor, Tensor]:
     """Reconstruction and KL terms of the negative ELBO, summed over a batch, in nats."""
-    args = (batch["input"], batch["output"], batch.get("guess"))
+    args = (batch["input"], batch["output"], batch.get("y_hat"))
     model, guide = get_importance_trace("flat", 1, cvae.model, cvae.guide, args, {})
     kl = kl_divergence(guide.nodes["z"]["fn"], model.nodes["z"]["fn"])
     return -model.nodes["y"]["log_prob_sum"], kl.sum()

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.utils.data import StackDataset
 
 from cvae.data import MaskImages
+from cvae.errors import FileError
 from cvae.estimators import estimate_cll
 from cvae.evaluate import draw_samples
-from cvae.files import FileError, read
 from cvae.model import CVAE
+from cvae.storage.files import read_tensors
 
 __all__ = ["TrainedCVAE"]
 
@@ -50,7 +51,7 @@ class TrainedCVAE:
             Path(folder) / f"cvae_net_q{num_quadrant_inputs}.pth",
             Path(folder) / "metrics.json",
         )
-        weights = read(weights_path)
+        weights = read_tensors(weights_path)
         try:
             arguments = json.loads(metrics_path.read_text())["arguments"]
             hidden_1, num_pixels = weights["baseline_net.fc1.weight"].shape

@@ -11,11 +11,11 @@ from hypothesis import settings
 from torch import Tensor
 from torchvision.transforms import Compose
 
-from cvae import sources
 from cvae.baseline import BaselineNet
 from cvae.data import CVAEMNIST, MaskImages, ToTensor, get_data
+from cvae.images import sources
+from cvae.images.labelled import LabelledImages
 from cvae.model import CVAE
-from cvae.sources import Digits
 
 # Always the same examples, however long one takes.
 settings.register_profile("seeded", derandomize=True, deadline=None, database=None)
@@ -39,13 +39,17 @@ def no_network(monkeypatch):
 
 
 @pytest.fixture
-def random_digits(monkeypatch) -> Digits:
+def random_digits(monkeypatch) -> LabelledImages:
     """Let both data sets hold 40 images of random grey pixels, among them plain black and white ones."""
     images = torch.randint(0, 256, (40, 28, 28), dtype=torch.uint8)
     images[0], images[1] = 0, 255
-    digits = Digits(images, torch.arange(40) % 10)
-    monkeypatch.setattr("cvae.data.load_digits", lambda *_: digits)
-    return digits
+
+    def load_images(dataset, data_dir, train, *_, **__):
+        name = f"MNIST {'training' if train else 'test'} set"
+        return LabelledImages(images, torch.arange(40) % 10, name)
+
+    monkeypatch.setattr("cvae.data.load_images", load_images)
+    return load_images("mnist", "nowhere", True)
 
 
 @pytest.fixture
@@ -56,14 +60,14 @@ def mnist_dir(tmp_path, monkeypatch):
     """
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    sums = {}
+    sizes_and_md5s = {}
     for split, value, count in (("train", 7, 60), ("t10k", 9, 10)):
         images = struct.pack(">IIII", 2051, count, 28, 28) + bytes([value]) * count * 784
         digits = struct.pack(">II", 2049, count) + bytes(item % 10 for item in range(count))
         for name, content in ((f"{split}-images-idx3-ubyte", images), (f"{split}-labels-idx1-ubyte", digits)):
             (raw / name).write_bytes(content)
-            sums[f"MNIST/raw/{name}"] = (len(content), hashlib.md5(content).hexdigest())
-    monkeypatch.setattr(sources, "SUMS", sums)
+            sizes_and_md5s[f"MNIST/raw/{name}"] = (len(content), hashlib.md5(content).hexdigest())
+    monkeypatch.setattr(sources, "FILE_SIZES_AND_MD5S", sizes_and_md5s)
     return tmp_path
 
 
@@ -71,7 +75,7 @@ def mnist_dir(tmp_path, monkeypatch):
 def batch(request, random_digits) -> dict[str, Tensor]:
     """Eight images with one, two or three known quadrants."""
     transform = Compose([ToTensor(), MaskImages(request.param)])
-    return CVAEMNIST("nowhere", transform=transform).batch(range(8))
+    return CVAEMNIST("nowhere", transform=transform)[range(8)]
 
 
 @pytest.fixture
@@ -92,7 +96,7 @@ def dataset(real_digits) -> CVAEMNIST:
 
 @pytest.fixture
 def xs_ys(dataset):
-    batch = dataset.batch(range(20))
+    batch = dataset[range(20)]
     return batch["input"], batch["output"]
 
 

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, StackDataset, Subset
 from torchvision.transforms import Compose
 
-from cvae.data import CVAEMNIST, MaskImages, ToTensor, get_data, make_loader
-from cvae.options import UsageError
+from cvae.data import CVAEMNIST, MaskImages, ToTensor, get_data, make_loader, setting_name
+from cvae.errors import UsageError
 
 # (rows, columns) that are known, for each number of quadrants
 KNOWN = {
@@ -43,7 +43,7 @@ def test_masks_are_complementary_quadrants(num, batch_shape, mask_with):
 
 
 @pytest.mark.parametrize("num", [1, 2, 3])
-def test_known_share_is_that_of_the_quadrants(num):
+def test_known_pixels_are_as_many_as_the_quadrants_have(num):
     assert (MaskImages(num)(image_sample())["input"] != -1).sum() == num * 196
 
 
@@ -86,22 +86,46 @@ def test_sample_has_the_tutorials_keys_and_shapes(random_digits):
     assert torch.equal(sample["original"], random_digits.images[3:4] / 255)
 
 
-def test_batch_is_the_stack_of_its_samples(random_digits):
+@pytest.mark.parametrize(
+    "items, expected",
+    [
+        ([4, 0, 31], [4, 0, 31]),
+        ([5], [5]),
+        (range(9), range(9)),
+        (range(30, 10, -7), [30, 23, 16]),
+        (torch.tensor([39, 2, 2]), [39, 2, 2]),
+        (slice(9), range(9)),
+        (slice(-3, None), [37, 38, 39]),
+    ],
+)
+def test_batch_is_the_stack_of_its_samples(random_digits, items, expected):
     dataset = CVAEMNIST("nowhere", transform=Compose([ToTensor(), MaskImages(3)]))
-    dataset.keep_guess(lambda inputs: inputs + 2, batch_size=15)
-    items = [4, 0, 31]
-    batch = dataset.batch(items)
+    dataset.cache_baseline_predictions(lambda inputs: inputs + 2, batch_size=15)
+    batch = dataset[items]
+    assert set(batch) == {"original", "digit", "input", "output", "y_hat"}
     for key, value in batch.items():
-        assert torch.equal(value, torch.stack([dataset[item][key] for item in items])), key
-    assert torch.equal(batch["guess"], torch.where(batch["input"] == -1, 1, batch["input"]))
-    assert dataset.guess is not None and dataset.guess.shape == (40, 14 * 14)  # of one missing quadrant
+        assert torch.equal(value, torch.stack([dataset[item][key] for item in expected])), key
 
 
-@pytest.mark.parametrize("part", [range(40), [5, 3, 39]])
-def test_any_loader_makes_the_same_batches(random_digits, part):
+def test_cached_baseline_predictions_are_those_of_every_input(random_digits):
+    dataset = CVAEMNIST("nowhere", transform=Compose([ToTensor(), MaskImages(3)]))
+    assert dataset.baseline_predictions is None and "y_hat" not in dataset[0]
+    sizes = []
+
+    def predict(inputs):
+        sizes.append(len(inputs))
+        return inputs + 2
+
+    dataset.cache_baseline_predictions(predict, batch_size=15)
+    assert sizes == [15, 15, 10] and dataset.baseline_predictions.shape == (40, 28, 28)  # type: ignore[attr-defined]
+    assert torch.equal(dataset[:]["y_hat"], dataset[:]["input"] + 2)
+
+
+@pytest.mark.parametrize("indices", [range(40), [5, 3, 39]])
+def test_any_loader_makes_the_same_batches(random_digits, indices):
     """The tutorial's loader, with PyTorch's own collation, and ours give the same, of subsets too."""
     dataset = CVAEMNIST("nowhere", transform=Compose([ToTensor(), MaskImages(2)]))
-    subset = Subset(dataset, list(part))
+    subset = Subset(dataset, list(indices))
     tutorials = list(DataLoader(subset, batch_size=16, shuffle=False, num_workers=0))
     ours = list(make_loader(subset, 16))
     assert len(tutorials) == len(ours)
@@ -110,25 +134,35 @@ def test_any_loader_makes_the_same_batches(random_digits, part):
         assert all(torch.equal(theirs[key], value) for key, value in batch.items())
 
 
-def test_batch_is_a_sequence_of_samples(random_digits):
-    dataset = CVAEMNIST("nowhere")
-    batch = dataset.__getitems__([7, 2])
-    assert len(batch) == len(list(batch)) == 2
-    assert torch.equal(batch[1]["original"], dataset[2]["original"])
+def test_loader_of_a_subset_makes_batches_of_its_images_in_order(random_digits):
+    dataset = CVAEMNIST("nowhere", transform=Compose([ToTensor(), MaskImages(2)]))
+    batches = list(make_loader(Subset(dataset, range(10, 25)), 6))
+    assert [len(batch["digit"]) for batch in batches] == [6, 6, 3]
+    for key, expected in dataset[10:25].items():
+        assert torch.equal(torch.cat([batch[key] for batch in batches]), expected), key
 
 
-def test_subset_keeps_the_first_images_and_says_so(random_digits):
-    dataset = CVAEMNIST("nowhere", subset=7)
-    assert len(dataset) == 7 and torch.equal(dataset.images, random_digits.images[:7])
-    assert dataset.name == "first 7 of the MNIST training set"
-    assert CVAEMNIST("nowhere", train=False, subset=999).name == "MNIST test set"
+def test_loader_of_stacked_tensors_makes_batches_of_them_in_order():
+    tensors = {"input": torch.rand(7, 28, 28), "output": torch.rand(7, 28, 28)}
+    batches = list(make_loader(StackDataset(**tensors), 3))  # type: ignore[arg-type]
+    assert [len(batch["input"]) for batch in batches] == [3, 3, 1]
+    for key, expected in tensors.items():
+        assert torch.equal(torch.cat([batch[key] for batch in batches]), expected), key
 
 
-def test_holdout_keeps_the_last_training_images_and_the_test_images_apart(random_digits):
+def test_subset_has_the_first_images_and_is_named_so(random_digits):
+    datasets, _, sizes = get_data(1, 8, dataset="mnist", subset=7)
+    assert sizes == {"train": 7, "val": 7}
+    assert torch.equal(datasets["train"].original.images, random_digits.images[:7])
+    assert datasets["train"].name == "first 7 of the MNIST training set"
+    assert get_data(1, 8, dataset="mnist", subset=999)[0]["val"].name == "MNIST test set"
+
+
+def test_holdout_validates_with_the_last_training_images_and_leaves_the_test_images(random_digits):
     datasets, dataloaders, sizes = get_data(1, 8, dataset="mnist", holdout=10)
     assert sizes == {"train": 30, "val": 10, "test": 40} and list(dataloaders) == list(sizes)
-    assert torch.equal(datasets["train"].images, random_digits.images[:30])
-    assert torch.equal(datasets["val"].digits, random_digits.digits[30:])
+    assert torch.equal(datasets["train"].original.images, random_digits.images[:30])
+    assert torch.equal(datasets["val"].original.digits, random_digits.digits[30:])
     assert datasets["val"].name == "images 31 to 40 of the MNIST training set"
     assert datasets["test"].name == "MNIST test set"
     in_order = torch.cat([batch["digit"] for batch in dataloaders["val"]])
@@ -143,10 +177,11 @@ def test_holdout_of_everything_is_refused(random_digits, holdout):
 
 
 def test_binarized_pixels_are_black_or_white_with_the_threshold_at_one_half(random_digits):
-    dataset = CVAEMNIST("nowhere", transform=ToTensor(), binarize=True)
+    datasets, _, _ = get_data(1, 8, dataset="mnist", binarize=True)
     grey = random_digits.images / 255
-    assert torch.equal(dataset.batch(range(40))["original"].squeeze(1), (grey >= 0.5).float())
-    assert dataset.name == "MNIST training set, binarized"
+    for split, name in (("train", "MNIST training set, binarized"), ("val", "MNIST test set, binarized")):
+        assert torch.equal(datasets[split][:]["original"].squeeze(1), (grey >= 0.5).float())
+        assert datasets[split].name == name
 
 
 def test_get_data_returns_what_the_tutorial_returns(random_digits):
@@ -168,3 +203,8 @@ def test_shuffled_order_is_new_each_epoch_and_follows_the_seed(random_digits):
     assert orders(1) == orders(1) != orders(2)
     assert orders(1)[0] != orders(1)[1]
     assert sorted(orders(1)[0]) == sorted(random_digits.digits.tolist())
+
+
+@pytest.mark.parametrize("number, name", [(1, "1 quadrant"), (2, "2 quadrants"), (3, "3 quadrants")])
+def test_settings_are_named_by_their_known_quadrants(number, name):
+    assert setting_name(number) == name

@@ -43,7 +43,7 @@ def test_weights_are_the_formula(cvae, xs_ys):
     pyro.set_rng_seed(0)
     with torch.no_grad():
         q = torch.distributions.Normal(*cvae.recognition_net(*xs_ys))
-        p = torch.distributions.Normal(*cvae.prior_net(xs_ys[0], cvae.guess(xs_ys[0])))
+        p = torch.distributions.Normal(*cvae.prior_net(xs_ys[0], cvae.baseline_predictions(xs_ys[0])))
         z = q.sample((5,))
         y = xs_ys[1].view(20, 784)
         likelihood = torch.distributions.Bernoulli(cvae.generation_net(z), validate_args=False).log_prob(y)
@@ -81,7 +81,7 @@ def test_monte_carlo_has_the_closed_form_kl(cvae, xs_ys):
     ignore_z(cvae)
     with torch.no_grad():
         q = torch.distributions.Normal(*cvae.recognition_net(*xs_ys))
-        p = torch.distributions.Normal(*cvae.prior_net(xs_ys[0], cvae.guess(xs_ys[0])))
+        p = torch.distributions.Normal(*cvae.prior_net(xs_ys[0], cvae.baseline_predictions(xs_ys[0])))
         kl = torch.distributions.kl_divergence(q, p).sum(-1)
     excess = -log_weights(cvae, *xs_ys, num_particles=4000) - known_nll(cvae, *xs_ys)
     error = excess.std(0) / math.sqrt(4000)
@@ -128,7 +128,7 @@ def test_chunks_change_nothing(cvae, dataset, rows, monkeypatch):
     make_constant(cvae.recognition_net, 0.0, 1.0)
     expected = estimate_cll(cvae, dataset, num_particles=1)
     monkeypatch.setattr(estimators, "ROWS_AT_ONCE", rows)
-    dataset.images, dataset.digits = dataset.images[:20], dataset.digits[:20]
+    dataset.original = dataset.original.select(range(20))
     torch.testing.assert_close(
         estimate_cll(cvae, dataset, num_particles=10), expected[:20], rtol=1e-5, atol=1e-3
     )
@@ -142,7 +142,7 @@ def test_chunks_bound_what_is_decoded_at_once(cvae, dataset, monkeypatch):
         rows.append(z[..., 0].numel())
         return decode(z, *arguments)
 
-    dataset.images, dataset.digits = dataset.images[:40], dataset.digits[:40]
+    dataset.original = dataset.original.select(range(40))
     monkeypatch.setattr(cvae.generation_net, "logits", counted)
     monkeypatch.setattr(estimators, "ROWS_AT_ONCE", 64)
     for particles in (1, 10, 200):
@@ -151,10 +151,10 @@ def test_chunks_bound_what_is_decoded_at_once(cvae, dataset, monkeypatch):
         assert len(nll) == 40 and max(rows) <= 64 and sum(rows) == 40 * particles
 
 
-def test_guess_known_beforehand_changes_nothing(cvae, dataset):
+def test_cached_baseline_predictions_change_nothing(cvae, dataset):
     pyro.set_rng_seed(2)
     computed = estimate_cll(cvae, dataset, num_particles=3)
-    dataset.keep_guess(cvae.guess, batch_size=64)
+    dataset.cache_baseline_predictions(cvae.baseline_predictions, batch_size=64)
     pyro.set_rng_seed(2)
     torch.testing.assert_close(estimate_cll(cvae, dataset, num_particles=3), computed)
 
@@ -181,7 +181,7 @@ def test_kl_is_that_of_two_gaussians(cvae, dataset, xs_ys):
     assert kl.shape == (200, 3) and kl.dtype == torch.float64
     with torch.no_grad():
         q_loc, q_scale = (t.double() for t in cvae.recognition_net(*xs_ys))
-        p_loc, p_scale = (t.double() for t in cvae.prior_net(xs_ys[0], cvae.guess(xs_ys[0])))
+        p_loc, p_scale = (t.double() for t in cvae.prior_net(xs_ys[0], cvae.baseline_predictions(xs_ys[0])))
     expected = (p_scale / q_scale).log() + (q_scale**2 + (q_loc - p_loc) ** 2) / (2 * p_scale**2) - 0.5
     torch.testing.assert_close(kl[:20], expected, rtol=1e-4, atol=1e-6)
 
@@ -231,15 +231,15 @@ class Toy:
 
     def nll(self):
         above, below = self.likelihoods()
-        share = positive(*self.PRIOR)
-        return -torch.logaddexp(above + math.log(share), below + math.log(1 - share))
+        above_zero = positive(*self.PRIOR)
+        return -torch.logaddexp(above + math.log(above_zero), below + math.log(1 - above_zero))
 
     def negative_elbo(self):
         above, below = self.likelihoods()
-        share = positive(*self.POSTERIOR)
+        above_zero = positive(*self.POSTERIOR)
         (m, s), (q, r) = self.PRIOR, self.POSTERIOR
         kl = math.log(s / r) + (r**2 + (q - m) ** 2) / (2 * s**2) - 0.5
-        return kl - share * above - (1 - share) * below
+        return kl - above_zero * above - (1 - above_zero) * below
 
 
 def positive(loc, scale):
@@ -295,7 +295,7 @@ def test_objective_has_the_kl_of_torch(cvae, xs_ys):
     loss = pyro.infer.TraceMeanField_ELBO().loss(cvae.model, cvae.guide, *xs_ys)
     with torch.no_grad():
         q = torch.distributions.Normal(*cvae.recognition_net(*xs_ys))
-        p = torch.distributions.Normal(*cvae.prior_net(xs_ys[0], cvae.guess(xs_ys[0])))
+        p = torch.distributions.Normal(*cvae.prior_net(xs_ys[0], cvae.baseline_predictions(xs_ys[0])))
         kl = torch.distributions.kl_divergence(q, p).sum()
     assert loss == pytest.approx((known_nll(cvae, *xs_ys).sum() + kl).item(), rel=1e-6)
 
@@ -307,11 +307,11 @@ def test_however_particles_are_chunked_their_weights_are_averaged_once(cvae, dat
 
     def in_turn(_, xs, *__, num_particles, **___):
         nonlocal image, particle
-        part = weights[particle : particle + num_particles, image : image + len(xs)]
+        chunk = weights[particle : particle + num_particles, image : image + len(xs)]
         particle += num_particles
         if particle == 50:
             image, particle = image + len(xs), 0
-        return part
+        return chunk
 
     monkeypatch.setattr(estimators, "log_weights", in_turn)
     monkeypatch.setattr(estimators, "ROWS_AT_ONCE", rows)

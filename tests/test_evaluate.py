@@ -1,8 +1,11 @@
+import json
+from dataclasses import asdict
+
 import pyro
 import pytest
 import torch
 
-from cvae.evaluate import Estimate, draw_samples, evaluate
+from cvae.evaluate import Estimate, Evaluation, draw_samples, evaluate, with_error
 
 from .conftest import make_constant
 
@@ -61,3 +64,25 @@ def test_samples_are_probabilities_that_differ(cvae, xs_ys):
     assert (0 <= samples).all() and (samples <= 1).all()
     assert not torch.equal(samples[0], samples[1])
     assert not pyro.get_param_store().keys()
+
+
+def test_evaluation_is_restored_from_plain_values(cvae, dataset):
+    evaluation = evaluate(cvae, dataset, num_particles=2, num_importance_samples=3)
+    assert Evaluation.from_dict(json.loads(json.dumps(asdict(evaluation)))) == evaluation
+
+
+@pytest.mark.parametrize(
+    "value, error, text",
+    [
+        (101.25, 0.5, "101.2 ± 0.5"),
+        (13.25, 13**0.5, "13.2 ± 3.6"),
+        (1.23456, 0.04, "1.23 ± 0.04"),
+        (1.23456, 0.00234, "1.235 ± 0.002"),
+        (7.0, 120.0, "7.0 ± 120.0"),
+        (3, None, "3.0"),
+        (3, float("nan"), "3.0"),
+        (3, 0.0, "3.0"),
+    ],
+)
+def test_values_have_as_many_decimals_as_their_errors_have_meaning(value, error, text):
+    assert with_error(value, error) == text

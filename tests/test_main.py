@@ -17,11 +17,11 @@ import torch
 from PIL import Image, ImageSequence
 
 import main
-from cvae.checkpoint import FORMAT
 from cvae.model import CVAE
+from cvae.storage.checkpoint import FORMAT
 
 from .faults.runs import COARSE, outcome
-from .test_files import Hostile
+from .storage.test_files import Hostile
 
 ROOT = Path(__file__).parents[1]
 PER_SETTING = [
@@ -42,7 +42,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def coarse_figures():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in COARSE.items():
-            patch.setattr(f"cvae.pictures.{name}", value)
+            patch.setattr(f"cvae.figures.figures.{name}", value)
         yield
 
 
@@ -248,8 +248,8 @@ def test_finished_run_is_repeated_from_what_is_stored(copied, monkeypatch, capsy
     table = (copied / "results.md").read_text()
     (copied / "cvae_plot_q1.png").unlink()
     (copied / "cvae_net_q3.pth").write_text("damaged")
-    monkeypatch.setattr("cvae.fit._train_epoch", never)
-    monkeypatch.setattr("cvae.experiment.evaluate", never)
+    monkeypatch.setattr("cvae.training.loop._train_epoch", never)
+    monkeypatch.setattr("cvae.evaluate.evaluate", never)
     assert main.main([*TINY, "-nq", "1", "3", "--output-dir", str(copied)]) == 0
     out = capsys.readouterr().out
     assert table in out and out.count(", epoch ") == 0
@@ -266,9 +266,8 @@ def test_animation_of_an_interrupted_run_is_that_of_a_whole_one(tmp_path, monkey
     words = [*TINY, "-nq", "2", "-n", "3", "--animate", "--output-dir"]
     assert main.main([*words, str(tmp_path / "whole")]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "cvae.fit._validate_epoch", _stopping_after(4, "cvae.fit._validate_epoch", signal.SIGINT)
-        )
+        place = "cvae.training.loop._validate_epoch"
+        patch.setattr(place, _stopping_after(4, place, signal.SIGINT))
         before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
         assert main.main([*words, str(tmp_path / "cut")]) == 130
     for each, handler in zip((signal.SIGINT, signal.SIGTERM), before):
@@ -284,8 +283,8 @@ def test_finished_run_is_animated_when_asked_and_drawn_anew(copied, monkeypatch)
     for name in before:
         if not name.startswith("checkpoint"):
             (copied / name).unlink()
-    monkeypatch.setattr("cvae.fit._train_epoch", never)
-    monkeypatch.setattr("cvae.experiment.evaluate", never)
+    monkeypatch.setattr("cvae.training.loop._train_epoch", never)
+    monkeypatch.setattr("cvae.evaluate.evaluate", never)
     assert main.main([*TINY, "-nq", "1", "3", "--animate", "--output-dir", str(copied)]) == 0
     after = files(copied)
     assert {name for name in after if name not in before} >= {"training_q1.gif", "training_q3.gif"}
@@ -298,7 +297,7 @@ def test_end_of_a_run_names_its_files_and_quiet_is_for_tables_alone(copied, caps
     said, table = capsys.readouterr().out, (copied / "results.md").read_text()
     listed = re.findall("^  (.*)$", said, re.MULTILINE)
     assert sorted(listed) == sorted(str(copied / name) for name in files(copied))
-    assert re.search(r"^Total time: \d+ s$", said, re.MULTILINE)
+    assert re.search(r"^Total time: \d\d:\d\d$", said, re.MULTILINE)
     assert main.main([*words, "--quiet"]) == 0
     captured = capsys.readouterr()
     assert captured.out.strip() == table.strip() and not captured.err
@@ -308,8 +307,8 @@ def test_ffmpeg_that_fails_costs_the_video_alone(copied, monkeypatch, capsys):
     def fail(*_, **__):
         raise subprocess.CalledProcessError(1, "ffmpeg")
 
-    monkeypatch.setattr("cvae.pictures.has_ffmpeg", lambda: True)
-    monkeypatch.setattr("cvae.animation.FFMpegWriter", fail)
+    monkeypatch.setattr("cvae.figures.figures.has_ffmpeg", lambda: True)
+    monkeypatch.setattr("cvae.figures.animation.FFMpegWriter", fail)
     assert main.main([*TINY, "-nq", "1", "3", "--animate", "--output-dir", str(copied)]) == 0
     assert "training_q1.gif" in files(copied) and "training_q1.mp4" not in files(copied)
     assert f"no {copied}/training_q1.mp4: " in capsys.readouterr().out
@@ -348,9 +347,9 @@ def test_single_run_is_not_put_among_seeds(tmp_path, capsys):
 @pytest.mark.parametrize(
     "name, place, stride",
     [
-        ("SIGINT", "cvae.fit._validate_epoch", 1),
-        ("SIGTERM", "cvae.experiment.evaluate", 1),
-        ("SIGINT", "cvae.files.os.replace", 7),
+        ("SIGINT", "cvae.training.loop._validate_epoch", 1),
+        ("SIGTERM", "cvae.evaluate.evaluate", 1),
+        ("SIGINT", "cvae.storage.files.os.replace", 7),
     ],
 )
 def test_stopped_run_goes_on_and_ends_as_if_it_had_not_been(
@@ -371,7 +370,7 @@ def test_stopped_run_goes_on_and_ends_as_if_it_had_not_been(
         stops += stride
         assert status == 128 + number
         (line,) = capsys.readouterr().err.strip().splitlines()
-        assert line == f"main.py: stopped by {name}: the same command goes on after the last finished epoch"
+        assert line == f"main.py: stopped by {name}: the same command resumes after the last finished epoch"
     assert stops > 1 and outcome(tmp_path) == outcome(finished)
 
 
@@ -416,7 +415,7 @@ def test_full_disk_ends_the_run_which_goes_on_with_room(tmp_path, finished, monk
 
 def test_removed_folder_ends_the_run(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "results"
-    monkeypatch.setattr("cvae.experiment.save_weights", lambda *_: shutil.rmtree(folder))
+    monkeypatch.setattr("cvae.run.results.save_weights", lambda *_: shutil.rmtree(folder))
     assert main.main([*TINY, "-nq", "3", "--output-dir", str(folder)]) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("main.py: error: can't write") and "No such file or directory" in line
@@ -434,7 +433,6 @@ def test_removed_folder_ends_the_run(tmp_path, monkeypatch, capsys):
             "holds more than tensors and plain values",
         ),
         (lambda path: change(path, "outcome", {}), "does not fit this run"),
-        (lambda path: change(path, "CVAE", shrunk(path)), "does not fit this run (ValueError: its snapshots"),
         (
             lambda path: change(path, "outcome", {"evaluations": {"val": {"rows": 3}}}),
             "does not fit this run",
@@ -449,6 +447,14 @@ def test_damaged_checkpoint_is_refused_and_stays(copied, capsys, damage, complai
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(f"main.py: error: {copied}/checkpoint_q3.pt {complaint}") and "--overwrite" in line
     assert not before or files(copied) == before
+
+
+def test_snapshots_of_other_images_are_refused(copied, capsys):
+    path = copied / "checkpoint_q3.pt"
+    change(path, "CVAE", shrunk(path))
+    assert main.main([*TINY, "-nq", "1", "3", "--animate", "--output-dir", str(copied)]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.endswith("snapshots of the checkpoint are of other images: start afresh with --overwrite")
 
 
 def change(path, part, content):

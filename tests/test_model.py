@@ -9,7 +9,8 @@ from pyro.optim import Adam
 
 from cvae import Z_DIM
 from cvae.baseline import BaselineNet
-from cvae.model import ACTIVATIONS, CVAE, GENERATION_INPUTS, Decoder, Encoder, GreyBernoulli
+from cvae.choices import ACTIVATIONS, GENERATION_INPUTS
+from cvae.model import CVAE, Decoder, Encoder, GreyBernoulli
 
 ENCODER_SHAPES = {
     "fc1.weight": (500, 784),
@@ -52,7 +53,7 @@ def test_weights_survive_a_round_trip(cvae, batch, tmp_path):
     torch.save(cvae.state_dict(), tmp_path / "net.pth")
     other = CVAE(3, 16, 12)
     other.load_state_dict(torch.load(tmp_path / "net.pth", weights_only=True))
-    assert torch.equal(cvae.guess(batch["input"]), other.guess(batch["input"]))
+    assert torch.equal(cvae.baseline_predictions(batch["input"]), other.baseline_predictions(batch["input"]))
     for ours, theirs in zip(
         cvae.recognition_net(batch["input"], batch["output"]),
         other.recognition_net(batch["input"], batch["output"]),
@@ -61,7 +62,7 @@ def test_weights_survive_a_round_trip(cvae, batch, tmp_path):
 
 
 def test_encoder_is_the_tutorials_formula(cvae, batch):
-    x, y = batch["input"], torch.rand(8, 784)  # the tutorial's guess comes flat
+    x, y = batch["input"], torch.rand(8, 784)  # the tutorial's prediction comes flat
     w = cvae.prior_net.state_dict()
     xc = torch.where(x == -1, y.view(x.shape), x).view(8, 784)
     hidden = (xc @ w["fc1.weight"].T + w["fc1.bias"]).clamp(min=0)
@@ -190,13 +191,13 @@ def test_guide_without_truth_is_the_prior(cvae, batch):
     assert torch.equal(guide.loc, model.loc) and torch.equal(guide.scale, model.scale)
 
 
-def test_guess_known_beforehand_changes_nothing(cvae, batch):
+def test_cached_baseline_predictions_change_nothing(cvae, batch):
     xs, ys = batch["input"], batch["output"]
     elbo = TraceMeanField_ELBO()
     pyro.set_rng_seed(1)
     computed = elbo.loss(cvae.model, cvae.guide, xs, ys)
     pyro.set_rng_seed(1)
-    assert elbo.loss(cvae.model, cvae.guide, xs, ys, cvae.guess(xs)) == computed
+    assert elbo.loss(cvae.model, cvae.guide, xs, ys, cvae.baseline_predictions(xs)) == computed
 
 
 @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])

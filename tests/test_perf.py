@@ -68,7 +68,7 @@ def test_all_ways_have_the_same_losses(mnist_dir):
 def test_bare_loop_has_the_packages_weights(mnist_dir):
     package, bare = Package(str(mnist_dir), 60), BareLoop(str(mnist_dir), 60)
     bare.cvae.load_state_dict(package.cvae.state_dict())
-    batch = package.datasets["val"].batch(range(10))
+    batch = package.datasets["val"][:10]
     torch.manual_seed(1)
     ours = log_weights(package.cvae, batch["input"], batch["output"], num_particles=5)
     torch.manual_seed(1)

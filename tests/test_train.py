@@ -4,23 +4,26 @@ import math
 import pyro
 import pytest
 import torch
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from cvae.baseline import BaselineNet, MaskedBCELoss
+from cvae.choices import SCHEDULES
 from cvae.data import make_loader
-from cvae.fit import TrainingError
+from cvae.errors import TrainingError
 from cvae.model import CVAE
-from cvae.schedule import POLICIES, Schedule
-from cvae.train import ELBOS, train_baseline, train_cvae
+from cvae.train import EarlyStopping, train_baseline, train_cvae
+from cvae.training.history import History
+from cvae.training.settings import TrainingSettings
 
 from .conftest import HIDDEN_1, HIDDEN_2, Z_DIM
 
 
 def train_on_few(few, cvae_epochs=30, **options):
     baseline = BaselineNet(HIDDEN_1, HIDDEN_2)
-    baseline_history = train_baseline(baseline, few, Schedule(1e-2, num_epochs=15))
+    baseline_history = train_baseline(baseline, few, TrainingSettings(learning_rate=1e-2, num_epochs=15))
     cvae = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, baseline)
     frozen = copy.deepcopy(baseline.state_dict())
-    history = train_cvae(cvae, few, Schedule(1e-2, num_epochs=cvae_epochs), **options)
+    history = train_cvae(cvae, few, TrainingSettings(learning_rate=1e-2, num_epochs=cvae_epochs), **options)
     return cvae, frozen, baseline_history, history
 
 
@@ -29,13 +32,40 @@ def few(real_digits):
     """The same 20 images to train on and to validate."""
     datasets, _, _ = real_digits
     dataset = datasets["train"]
-    dataset.images, dataset.digits = dataset.images[:20], dataset.digits[:20]
+    dataset.original = dataset.original.select(range(20))
     return {"train": make_loader(dataset, 8, shuffle=True), "val": make_loader(dataset, 8)}
 
 
-@pytest.mark.parametrize("elbo", ["mean-field", "trace"])
+@pytest.mark.parametrize(
+    "patience, val, epochs, best",
+    [
+        (1, [3, 2, 2, 1], 3, 2),
+        (2, [3, 4, 2, 3, 3, 1], 5, 3),
+        (3, [1, 2, 3, 4], 4, 1),
+        (5, [4, 3, 2, 1], 4, 4),
+        (2, [2, 1, 1, 1, 0], 4, 2),  # an equal loss is not a lower one
+    ],
+)
+def test_early_stopping_waits_for_its_patience_and_has_the_weights_of_the_best_epoch(
+    patience, val, epochs, best
+):
+    early_stopping, history, net = EarlyStopping(patience), History(), torch.nn.Linear(2, 1)
+    assert not early_stopping.should_stop(history) and early_stopping.best_weights == {}
+    for epoch, loss in enumerate(val, 1):
+        with torch.no_grad():
+            net.weight.fill_(epoch)
+        history.epochs.append({"val": loss})
+        early_stopping.record_epoch(history, net)
+        if early_stopping.should_stop(history):
+            break
+    assert len(history.epochs) == epochs
+    assert early_stopping.best_weights.keys() == net.state_dict().keys()
+    assert (early_stopping.best_weights["weight"] == best).all()
+
+
+@pytest.mark.parametrize("elbo", [TraceMeanField_ELBO, Trace_ELBO])
 def test_losses_fall_on_few_images_and_the_baseline_stays(few, elbo):
-    cvae, frozen, baseline_history, history = train_on_few(few, elbo=elbo)
+    cvae, frozen, baseline_history, history = train_on_few(few, elbo=elbo())
     for epochs in (baseline_history.epochs, history.epochs):
         assert epochs[-1]["train"] < 0.5 * epochs[0]["train"]
         assert epochs[-1]["val"] < 0.5 * epochs[0]["val"]
@@ -53,9 +83,9 @@ def test_terms_of_the_validation_loss_are_shown_apart(few):
 
 def test_losses_are_summed_over_images_and_divided_once(few):
     net = BaselineNet(HIDDEN_1, HIDDEN_2)
-    by_8 = train_baseline(net, few, Schedule(1e-30, num_epochs=1)).epochs[0]
+    by_8 = train_baseline(net, few, TrainingSettings(learning_rate=1e-30, num_epochs=1)).epochs[0]
     at_once = {"train": few["train"], "val": make_loader(few["val"].dataset, 20)}
-    by_20 = train_baseline(net, at_once, Schedule(1e-30, num_epochs=1)).epochs[0]
+    by_20 = train_baseline(net, at_once, TrainingSettings(learning_rate=1e-30, num_epochs=1)).epochs[0]
     assert by_8["val"] == pytest.approx(by_20["val"], rel=1e-6)  # batches of 8, 8 and 4, or of 20
     assert by_8["train"] == pytest.approx(by_8["val"], rel=1e-6)
 
@@ -91,7 +121,7 @@ def test_baseline_takes_the_steps_of_the_tutorials_loss(few):
     few["train"] = few["val"]  # the same order for both
     net = BaselineNet(HIDDEN_1, HIDDEN_2)
     whole, masked_loss = copy.deepcopy(net), MaskedBCELoss()
-    history = train_baseline(net, few, Schedule(1e-3, num_epochs=3))
+    history = train_baseline(net, few, TrainingSettings(learning_rate=1e-3, num_epochs=3))
     optimizer = torch.optim.Adam(whole.parameters(), lr=1e-3)
     for batch in [*few["train"]] * 3:
         optimizer.zero_grad()
@@ -103,15 +133,15 @@ def test_baseline_takes_the_steps_of_the_tutorials_loss(few):
     assert history.epochs[-1]["val"] == pytest.approx(loss, rel=1e-5)
 
 
-@pytest.mark.parametrize("elbo", ["mean-field", "trace"])
+@pytest.mark.parametrize("elbo", [TraceMeanField_ELBO, Trace_ELBO])
 def test_cvae_takes_the_steps_of_pyros_svi(few, elbo):
     few["train"] = few["val"]
     cvae = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2)
     by_svi = copy.deepcopy(cvae)
     pyro.set_rng_seed(0)
-    train_cvae(cvae, few, Schedule(num_epochs=1), elbo=elbo)
+    train_cvae(cvae, few, TrainingSettings(num_epochs=1), elbo=elbo())
     pyro.set_rng_seed(0)
-    svi = pyro.infer.SVI(by_svi.model, by_svi.guide, pyro.optim.Adam({"lr": 1e-3}), ELBOS[elbo]())
+    svi = pyro.infer.SVI(by_svi.model, by_svi.guide, pyro.optim.Adam({"lr": 1e-3}), elbo())
     with pyro.get_param_store().scope():
         for batch in few["train"]:
             svi.step(batch["input"], batch["output"])
@@ -119,29 +149,28 @@ def test_cvae_takes_the_steps_of_pyros_svi(few, elbo):
         torch.testing.assert_close(cvae.state_dict()[name], value, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_every_policy_trains_both_nets_to_the_end(few, policy):
-    schedule = Schedule(1e-2, num_epochs=4, early_stop_patience=4, policy=policy)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_trains_both_nets_to_the_end(few, schedule):
+    settings = TrainingSettings(num_epochs=4, early_stop_patience=4, learning_rate=1e-2, schedule=schedule)
     net = BaselineNet(HIDDEN_1, HIDDEN_2)
-    assert len(train_baseline(net, few, schedule).epochs) == 4
-    history = train_cvae(CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, net), few, schedule)
+    assert len(train_baseline(net, few, settings).epochs) == 4
+    history = train_cvae(CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, net), few, settings)
     assert history.epochs[-1]["train"] < history.epochs[0]["train"]
 
 
 @pytest.mark.parametrize("images", [4, 20])
 def test_gradients_of_the_mean_loss_are_clipped(few, images, monkeypatch):
     """A plain gradient step is as long as the greatest norm allows, times the images that the loss sums over."""
-    monkeypatch.setattr(Schedule, "start", lambda self, parameters, _: plain_steps(parameters))
+    monkeypatch.setattr("cvae.training.optimizer.AdamW", gradient_descent)
     dataset = few["train"].dataset
-    dataset.images, dataset.digits = dataset.images[:images], dataset.digits[:images]
+    dataset.original = dataset.original.select(range(images))
     few["train"] = make_loader(dataset, images)
     cvae = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2)
     before = torch.nn.utils.parameters_to_vector(cvae.parameters()).detach()
-    train_cvae(cvae, few, Schedule(num_epochs=1, max_grad_norm=0.01))
+    train_cvae(cvae, few, TrainingSettings(num_epochs=1, max_grad_norm=0.01))
     moved = torch.nn.utils.parameters_to_vector(cvae.parameters()).detach() - before
     assert moved.norm().item() == pytest.approx(0.01 * images, rel=1e-2)
 
 
-def plain_steps(parameters):
-    optimizer = torch.optim.SGD(parameters, lr=1)
-    return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
+def gradient_descent(parameters, **_):
+    return torch.optim.SGD(parameters, lr=1)

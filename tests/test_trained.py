@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from cvae.data import MaskImages
+from cvae.errors import FileError
 from cvae.estimators import estimate_cll
-from cvae.files import FileError
 from cvae.model import CVAE
-from cvae.report import save_weights
+from cvae.run.results import save_weights
 from cvae.trained import TrainedCVAE
 
 from .conftest import HIDDEN_1, HIDDEN_2, Z_DIM, make_constant
@@ -33,15 +33,15 @@ def test_what_is_loaded_computes_what_was_saved(folder, xs_ys):
     net.load_state_dict(torch.load(folder / "cvae_net_q1.pth", weights_only=True))
     xs, _ = xs_ys
     torch.manual_seed(0)
-    expected = net.generation_net(torch.randn(20, Z_DIM), net._known(xs))
+    expected = net.generation_net(torch.randn(20, Z_DIM), net.known_pixels(xs))
     torch.manual_seed(0)
-    assert torch.equal(trained.cvae.generation_net(torch.randn(20, Z_DIM), net._known(xs)), expected)
+    assert torch.equal(trained.cvae.generation_net(torch.randn(20, Z_DIM), net.known_pixels(xs)), expected)
     assert not trained.cvae.training
 
 
-def test_completions_keep_what_is_known_and_ignore_what_is_hidden(folder, dataset):
+def test_completions_show_the_known_pixels_and_ignore_the_hidden_ones(folder, dataset):
     trained = TrainedCVAE.load(folder, 1)
-    images = dataset.batch(range(6))["original"].squeeze(1)
+    images = dataset[range(6)]["original"].squeeze(1)
     known = trained.mask({"original": images[:, None]})["input"] >= 0
     torch.manual_seed(3)
     completions = trained.complete(images, num_samples=4)
@@ -55,12 +55,12 @@ def test_completions_keep_what_is_known_and_ignore_what_is_hidden(folder, datase
 
 def test_cll_is_that_of_the_evaluation(folder, dataset):
     trained = TrainedCVAE.load(folder, 1)
-    images = dataset.batch(range(30))["original"].squeeze(1)
+    images = dataset[range(30)]["original"].squeeze(1)
     torch.manual_seed(5)
     found = trained.negative_cll(images, num_particles=7)
     torch.manual_seed(5)
-    part = torch.utils.data.Subset(dataset, range(30))
-    assert torch.equal(found, estimate_cll(trained.cvae, part, num_particles=7))
+    subset = torch.utils.data.Subset(dataset, range(30))
+    assert torch.equal(found, estimate_cll(trained.cvae, subset, num_particles=7))
     assert found.shape == (30,) and (found > 0).all()
 
 
@@ -69,9 +69,9 @@ def test_cll_of_a_model_without_doubt_is_the_cross_entropy(folder, dataset):
     trained = TrainedCVAE.load(folder, 1)
     for net in (trained.cvae.prior_net, trained.cvae.recognition_net):
         make_constant(net, 0, 1e-6)
-    images = dataset.batch(range(5))["original"].squeeze(1)
+    images = dataset[range(5)]["original"].squeeze(1)
     masked = MaskImages(1)({"original": images[:, None]})
-    known = trained.cvae._known(masked["input"])
+    known = trained.cvae.known_pixels(masked["input"])
     probabilities = trained.cvae.generation_net(torch.zeros(5, Z_DIM), known).view(5, 28, 28)
     cross_entropy = torch.nn.functional.binary_cross_entropy(probabilities, images, reduction="none")
     expected = (cross_entropy * (masked["input"] < 0)).sum((1, 2)).double()

@@ -4,7 +4,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from cvae.files import read
+from cvae.storage.files import read_tensors
 
 from .runs import SMALL, Child, outcome
 
@@ -36,7 +36,7 @@ def _fill_and_go_on(disk: Path, place: Path) -> int:
     _fill(filler)
     status, line = child.wait(), child.printed().strip().splitlines()[-1]
     print(f"exit status {status}: {line}")
-    whole = [path.name for path in sorted((disk / "results").glob("*.pt*")) if read(path)]
+    whole = [path.name for path in sorted((disk / "results").glob("*.pt*")) if read_tensors(path)]
     print(f"files that are whole: {', '.join(whole)}")
     leftovers = list((disk / "results").glob(".*.part"))
     small = Child(words, place / "small.log")

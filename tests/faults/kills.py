@@ -115,7 +115,7 @@ def _die_at(last: int) -> None:
 def _stage(printed: str) -> str:
     """Tell from the last line what came next."""
     last = printed.strip().splitlines()[-1] if printed.strip() else ""
-    if "estimating" in last:
+    if "Estimating" in last:
         return "in evaluation or after it"
     if "CVAE" in last:
         return "in training the CVAE"

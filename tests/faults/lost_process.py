@@ -37,7 +37,7 @@ def main() -> int:
 def _goes_on(command: list[str], name: str, log: Path) -> bool:
     """Run to the end, and tell whether that was a continuation."""
     status = _start(command, log).wait()
-    fine = status == 0 and "1 quadrant, CVAE: goes on after epoch" in log.read_text()
+    fine = status == 0 and "1 quadrant, CVAE: resumed after epoch" in log.read_text()
     print(f"{name}: exit status {status}, {'went on to the end' if fine else log.read_text()}")
     return fine
 

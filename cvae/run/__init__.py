@@ -1,0 +1,1 @@
+"""The run: command line, settings and recipes, console, output folder, resuming, tables."""

@@ -1,0 +1,111 @@
+"""The console: log lines, warnings, interruptions, one-line errors and exit statuses."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from tqdm import tqdm
+
+from cvae.errors import UsageError
+from cvae.run.settings import Settings
+
+__all__ = ["exit_status", "log_to_console", "open_closed_streams"]
+
+logger = logging.getLogger("cvae")
+
+
+def open_closed_streams() -> None:
+    """Give closed output streams a file, so that no other file gets their numbers, and let none fail on odd text."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def exit_status(run: Callable[[Settings], None], settings: Settings) -> int:
+    """Run, and report a failure or an interruption in one line.
+
+    Returns:
+        0 if all went well, 1 for a run that failed, 2 for a bad command line, and 128 plus the number of the
+        signal that stopped the run.
+    """
+    if int(os.environ.get("RANK", 0)) > 0 and not settings.debug:  # one of torchrun's processes prints for all
+        sys.stdout = sys.stderr = open(os.devnull, "w")
+    received: list[int] = []
+    try:
+        with _interrupted_by_signals(received):
+            run(settings)
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        if settings.debug:
+            traceback.print_exc()
+        if received:  # whatever a library made of the interruption
+            without = " without --overwrite" if settings.overwrite else ""
+            reason = (
+                f"stopped by {signal.Signals(received[0]).name}: the same command{without} resumes after the last "
+                "finished epoch"
+            )
+            status = 128 + received[0]
+        elif isinstance(error, UsageError):
+            status, reason = 2, f"error: {error}"
+        elif isinstance(error, (OSError, RuntimeError, MemoryError)):
+            status, reason = 1, f"error: {error or type(error).__name__}"
+        else:
+            raise
+        print(f"main.py: {' '.join(reason.split())}", file=sys.stderr)
+        return status
+
+
+@contextlib.contextmanager
+def log_to_console(quiet: bool) -> Iterator[None]:
+    """Print the package's log lines, with ``quiet`` its warnings only, and in the end how long it took."""
+    handler = _Handler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    level_before, format_before = logger.level, warnings.formatwarning
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    banner = "*" * 80
+    warnings.formatwarning = lambda message, *_, **__: f"\n{banner}\nWARNING: {message}\n{banner}\n\n"
+    start = time.perf_counter()
+    try:
+        yield
+        logger.info("Total time: %s", tqdm.format_interval(time.perf_counter() - start))
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level_before)
+        warnings.formatwarning = format_before
+
+
+class _Handler(logging.StreamHandler):
+    """Let the run fail if its output can't be written, as ``print`` would."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise
+
+
+@contextlib.contextmanager
+def _interrupted_by_signals(received: list[int]) -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into a ``KeyboardInterrupt``; a second one ends the process at once."""
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        for each in handlers:
+            signal.signal(each, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in handlers:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        if not received:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)

@@ -1,0 +1,83 @@
+"""What is checked and loaded before the work of a run begins."""
+
+from dataclasses import replace
+
+from cvae.data import CVAEMNIST, get_data, setting_name
+from cvae.errors import UsageError
+from cvae.images.sources import resolve_dataset
+from cvae.run.output import delete_results, load_checkpoints
+from cvae.run.results import is_evaluated
+from cvae.run.settings import Settings
+from cvae.storage.checkpoint import Checkpoint
+from cvae.training import distributed
+from cvae.training.progress import Progress
+
+__all__ = ["Checkpoints", "begin_setting", "describe_splits", "plan_progress", "prepare"]
+
+Checkpoints = dict[int, dict[int, Checkpoint]]  # seed: number of known quadrants: checkpoint
+
+
+def prepare(settings: Settings) -> tuple[Settings, Checkpoints]:
+    """Check all that can be checked before the work, and load the checkpoints of an interrupted run.
+
+    Returns:
+        The settings with the data set that ``"auto"`` stands for, and the checkpoints of all settings that are
+        to be run or were run before in the same folders.
+
+    Raises:
+        DataError: the data set is missing, damaged or can't be downloaded.
+        FileError: a checkpoint is damaged.
+        UsageError: the data set has too few images, or the folders hold results of other settings.
+    """
+    dataset = settings.dataset
+    if distributed.is_main():
+        dataset = resolve_dataset(settings.dataset, settings.data_dir)
+    settings = replace(settings, dataset=distributed.broadcast(dataset))
+    with distributed.local_main_first():
+        datasets, _, sizes = get_data(
+            settings.num_quadrant_inputs[0], settings.batch_size, **settings.data_options()
+        )
+    if settings.subset and settings.subset > sizes["train"]:
+        raise UsageError(f"--subset {settings.subset} is more than the {sizes['train']:,} training images")
+    if settings.num_images > sizes["val"]:
+        raise UsageError(
+            f"--num-images {settings.num_images} is more than the {sizes['val']} validation images"
+        )
+    checkpoints = _load_all_checkpoints(settings, datasets) if distributed.is_main() else {}
+    return settings, distributed.broadcast(checkpoints)
+
+
+def plan_progress(settings: Settings) -> Progress:
+    """Make the progress display of all settings and seeds."""
+    number = len(settings.seeds) * len(settings.num_quadrant_inputs)
+    epochs = {"baseline": settings.baseline.num_epochs, "CVAE": settings.num_epochs, "evaluation": 1}
+    return Progress({task: number * each for task, each in epochs.items()})
+
+
+def begin_setting(
+    progress: Progress, n: int, seed: int, datasets: dict[str, CVAEMNIST], checkpoint: Checkpoint
+) -> None:
+    """Log which setting comes next, on which images and where."""
+    device = datasets["train"].original.images.device
+    processes = f" x {distributed.world_size()}" if distributed.world_size() > 1 else ""
+    saved = ""
+    if is_evaluated(checkpoint):
+        progress.drop("evaluation", 1)
+        saved = f"; done before, loaded from {checkpoint.path}"
+    progress.setting = setting_name(n)
+    progress.log(f"{describe_splits(datasets)}, seed {seed}, {device}{processes}{saved}")
+
+
+def describe_splits(datasets: dict[str, CVAEMNIST]) -> str:
+    """Return the names and sizes of all splits."""
+    return ", ".join(f"{data.name} ({len(data):,} images)" for data in datasets.values())
+
+
+def _load_all_checkpoints(settings: Settings, datasets: dict[str, CVAEMNIST]) -> Checkpoints:
+    if settings.overwrite:
+        delete_results(settings.output_dir)
+    depends_on = {**settings.experiment, "images": [data.original.fingerprint() for data in datasets.values()]}
+    return {
+        seed: load_checkpoints(settings.folder(seed), settings.num_quadrant_inputs, {**depends_on, "seed": seed})
+        for seed in settings.seeds
+    }

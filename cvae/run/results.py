@@ -1,0 +1,167 @@
+"""The results of a run: saved evaluations, and the files that hold weights, tables and metrics."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+
+from cvae.data import CVAEMNIST
+from cvae.evaluate import Evaluation
+from cvae.run.device import versions
+from cvae.run.settings import Settings
+from cvae.run.tables import Results, Table
+from cvae.storage.checkpoint import Checkpoint
+from cvae.storage.files import atomic_write
+from cvae.training import distributed
+from cvae.training.history import History
+
+__all__ = [
+    "is_evaluated",
+    "load_evaluations",
+    "save_evaluations",
+    "save_weights",
+    "write_summary",
+    "write_tables",
+]
+
+
+def is_evaluated(checkpoint: Checkpoint) -> bool:
+    """Whether nothing is left to do for a setting but to write its files."""
+    return "outcome" in checkpoint.parts
+
+
+def save_evaluations(
+    checkpoint: Checkpoint,
+    evaluations: dict[str, Evaluation],
+    datasets: dict[str, CVAEMNIST],
+    histories: dict[str, History],
+    seconds: float,
+) -> None:
+    """Save the evaluations of a setting, by split, and all that ``metrics.json`` says of its training.
+
+    Args:
+        checkpoint: of the setting.
+        evaluations: by split.
+        datasets: by split.
+        histories: of ``baseline`` and ``CVAE``.
+        seconds: that the evaluation took.
+    """
+    summary: dict[str, Any] = {
+        net.lower(): {
+            "epochs_run": len(history.epochs),
+            "best_epoch": history.best_epoch,
+            "seconds": history.seconds,
+            "epochs": history.epochs,
+        }
+        for net, history in histories.items()
+    }
+    summary |= {
+        "evaluation_seconds": seconds,
+        "seconds": sum(history.seconds for history in histories.values()) + seconds,
+        "device": next(iter(datasets.values())).original.images.device.type,
+        "processes": distributed.world_size(),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+    outcome = {
+        "evaluations": {split: asdict(evaluation) for split, evaluation in evaluations.items()},
+        "splits": {split: {"name": data.name, "images": len(data)} for split, data in datasets.items()},
+        "summary": summary,
+    }
+    checkpoint.save(outcome=outcome)
+
+
+def load_evaluations(checkpoint: Checkpoint) -> dict[str, Evaluation]:
+    """Return the saved evaluations of a setting, by split.
+
+    Raises:
+        FileError: the checkpoint does not hold them.
+    """
+    with checkpoint.naming_the_file():
+        saved = checkpoint.parts["outcome"]["evaluations"]
+        return {split: Evaluation.from_dict(evaluation) for split, evaluation in saved.items()}
+
+
+def save_weights(folder: Path, num_quadrant_inputs: int, nets: Mapping[str, nn.Module]) -> None:
+    """Write the plain state dicts ``{name}_q{n}.pth``.
+
+    Args:
+        folder: an existing folder.
+        num_quadrant_inputs: the n of the file names.
+        nets: by name, ``baseline_net`` and ``cvae_net``.
+
+    Raises:
+        OSError: a file can't be written; an older one of that name is not damaged.
+    """
+    for name, net in nets.items():
+        weights = {key: value.cpu() for key, value in net.state_dict().items()}
+        with atomic_write(folder / f"{name}_q{num_quadrant_inputs}.pth") as file:
+            torch.save(weights, file)
+
+
+def write_tables(settings: Settings, seed: int, checkpoints: dict[int, Checkpoint]) -> None:
+    """Write ``results.csv``, ``results.md`` and ``metrics.json`` of one seed.
+
+    Args:
+        settings: of the run.
+        seed: one of its seeds.
+        checkpoints: by number of known quadrants; those that are not evaluated yet are left out.
+
+    Raises:
+        FileError: a checkpoint does not fit.
+        OSError: a file can't be written; an older one of that name is not damaged.
+    """
+    _write_files(settings.folder(seed), *_tabulate(settings, seed, checkpoints))
+
+
+def write_summary(settings: Settings, checkpoints: dict[int, dict[int, Checkpoint]]) -> None:
+    """Print the table of each seed, and of several seeds write and print the means."""
+    tabulated = [_tabulate(settings, seed, by_quadrants) for seed, by_quadrants in checkpoints.items()]
+    tables, metrics = map(list, zip(*tabulated))
+    if settings.several_seeds:
+        table = Table.of_seeds(tables, {**metrics[0], "seeds": settings.seeds})
+        _write_files(settings.output_dir, table, {"caption": table.caption, "runs": metrics})
+        tables.append(table)
+    for table in tables:
+        print(f"\n{table.markdown()}", flush=True)
+
+
+def _tabulate(
+    settings: Settings, seed: int, checkpoints: dict[int, Checkpoint]
+) -> tuple[Table, dict[str, Any]]:
+    """Return the table of one seed, and the content of ``metrics.json``."""
+    results: Results = {}
+    metrics: dict[str, Any] = {
+        "unit": "nats per image, negative conditional log-likelihood",
+        "dataset": settings.dataset,
+        "recipe": settings.description,
+        "seed": seed,
+        "settings": {},
+    }
+    for n, checkpoint in sorted(checkpoints.items()):
+        if is_evaluated(checkpoint):
+            results[n] = load_evaluations(checkpoint)
+            with checkpoint.naming_the_file():
+                metrics["arguments"] = {name: str(value) for name, value in checkpoint.settings.items()}
+                metrics["splits"] = checkpoint.parts["outcome"]["splits"]
+                metrics["settings"][f"q{n}"] = checkpoint.parts["outcome"]["summary"]
+    metrics["seconds"] = sum(summary["seconds"] for summary in metrics["settings"].values())
+    metrics["results"] = {
+        f"q{n}": {split: asdict(evaluation) for split, evaluation in evaluations.items()}
+        for n, evaluations in results.items()
+    }
+    return Table.of_run(results, metrics, settings.diagnostics), metrics
+
+
+def _write_files(folder: Path, table: Table, metrics: dict[str, Any]) -> None:
+    for name, text in (
+        ("results.csv", table.values.to_csv(index_label=table.caption, lineterminator="\n")),
+        ("results.md", table.markdown()),
+        ("metrics.json", json.dumps(metrics, indent=2) + "\n"),
+    ):
+        with atomic_write(folder / name) as file:
+            file.write(text.encode())

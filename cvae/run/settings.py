@@ -1,0 +1,118 @@
+"""The settings of a run, typed: what the command line is turned into.  Imports nothing that takes time."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from cvae.images.catalogue import VAL_FRACTION
+from cvae.training.settings import TrainingSettings
+
+__all__ = ["Experiment", "Recipe", "RECIPES", "Settings"]
+
+
+@dataclass(frozen=True)
+class Recipe(TrainingSettings):
+    """What ``--recipe`` chooses; the defaults are the tutorial's."""
+
+    baseline_epochs: int | None = None
+    batch_size: int = 128
+    activation: str = "relu"
+    generation_input: str = "z"
+    num_importance_samples: int = 100
+
+
+# How the best recipe was found: recipes.md beside this file.
+RECIPES = {
+    "tutorial": Recipe(),
+    "best": Recipe(
+        num_epochs=30,
+        baseline_epochs=12,
+        early_stop_patience=30,
+        learning_rate=3e-3,
+        schedule="one-cycle",
+        weight_decay=0.1,
+        beta2=0.99,
+        max_grad_norm=40.0,
+        batch_size=256,
+        activation="silu",
+        generation_input="xz",
+        num_importance_samples=1000,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Experiment(Recipe):
+    """All that the results depend on, besides the seed and the number of known quadrants."""
+
+    recipe: str = "tutorial"
+    dataset: str = "auto"
+    val_fraction: float = VAL_FRACTION
+    subset: int | None = None
+    holdout: int = 0
+    binarize: bool = False
+    elbo: str = "mean-field"
+    num_particles: int = 10
+
+
+@dataclass(frozen=True)
+class Settings(Experiment):
+    """An experiment, its seeds and numbers of known quadrants, where its files are, and what is shown.
+
+    Attributes are named after the flags of the command line, whose help explains them.
+    """
+
+    num_quadrant_inputs: tuple[int, ...] = (1, 2, 3)
+    seeds: tuple[int, ...] = (0,)
+    data_dir: Path = Path("data")
+    output_dir: Path = Path("results")
+    overwrite: bool = False
+    diagnostics: bool = False
+    num_images: int = 10
+    num_samples: int = 10
+    animate: bool | None = None
+    device: str = "auto"
+    quiet: bool = False
+    debug: bool = False
+
+    @property
+    def experiment(self) -> dict[str, Any]:
+        """All that the results depend on, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(Experiment)}
+
+    @property
+    def description(self) -> str:
+        """The recipe and the flags that differ from it, as they stand on the command line."""
+        recipe = asdict(RECIPES[self.recipe])
+        changed = [
+            f"--{name.replace('_', '-')} {getattr(self, name)}"
+            for name, value in recipe.items()
+            if getattr(self, name) != value
+        ]
+        return " with ".join([f"recipe {self.recipe}", *([" ".join(changed)] if changed else [])])
+
+    @property
+    def baseline(self) -> TrainingSettings:
+        """How the baseline is trained: with epochs of its own, and without clipping."""
+        return replace(self, num_epochs=self.baseline_epochs or self.num_epochs, max_grad_norm=math.inf)
+
+    @property
+    def several_seeds(self) -> bool:
+        """Whether each seed has a folder of its own."""
+        return len(self.seeds) > 1
+
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """Return each seed with each number of known quadrants."""
+        return itertools.product(self.seeds, self.num_quadrant_inputs)
+
+    def folder(self, seed: int) -> Path:
+        """Return the folder that the files of a seed are written to."""
+        return self.output_dir / f"seed_{seed}" if self.several_seeds else self.output_dir
+
+    def data_options(self) -> dict[str, Any]:
+        """Return the keyword arguments of :func:`cvae.data.get_data` that say which images to use."""
+        names = ("dataset", "data_dir", "val_fraction", "subset", "holdout", "binarize")
+        return {name: getattr(self, name) for name in names}

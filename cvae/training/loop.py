@@ -1,0 +1,113 @@
+"""The training loop of both nets, which can be interrupted and resumed."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from cvae.errors import TrainingError
+from cvae.storage.checkpoint import Checkpoint
+from cvae.training import distributed
+from cvae.training.history import History
+from cvae.training.progress import Progress
+from cvae.training.state import TrainingState
+
+__all__ = ["fit"]
+
+Batch = dict[str, Tensor]
+
+
+def fit(
+    name: str,
+    state: TrainingState,
+    step: Callable[[Batch], float],
+    validate: Callable[[Batch], dict[str, Tensor]],
+    dataloaders: dict[str, DataLoader],
+    *,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress | None = None,
+    snapshot: Callable[[int], Tensor] | None = None,
+) -> History:
+    """Train a net until its last epoch or early stopping, and leave it with its best weights.
+
+    Args:
+        name: of the net, in the checkpoint and in messages.
+        state: net, optimizer and early stopping.
+        step: takes a gradient step on a batch, and returns the loss before it, summed over its images.
+        validate: returns sums over the images of a batch by name, among them ``val``, which decides.
+        dataloaders: keyed ``"train"`` and ``"val"``.
+        checkpoint: where each epoch is saved, and where an interrupted run is resumed from.
+        progress: display of the whole command.
+        snapshot: called with the number of each epoch after it; what it returns is saved in the history.
+
+    Raises:
+        TrainingError: a loss is not finite.
+        FileError: the checkpoint does not fit.
+        OSError: the checkpoint can't be written.
+    """
+    if checkpoint is not None:
+        checkpoint.restore(name, state.load_state_dict)
+    history = state.history
+    progress = progress or Progress()
+    progress.begin(name, history, state.num_epochs, state.finished)
+    while not state.finished:
+        start, epoch = time.perf_counter(), len(history.epochs) + 1
+        distributed.set_epoch(dataloaders["train"], epoch)
+        losses = {"train": _train_epoch(state, step, dataloaders["train"], progress)}
+        losses |= _validate_epoch(state, validate, dataloaders["val"])
+        _check_finite(losses["val"], "validation", progress)
+        losses["seconds"] = time.perf_counter() - start
+        history.epochs.append(distributed.broadcast(losses))  # one process decides for all when to stop
+        if snapshot is not None:
+            history.snapshots.append(snapshot(epoch))
+        state.early_stopping.record_epoch(history, state.net)
+        saved = state.state_dict()
+        if checkpoint is not None and distributed.is_main():
+            checkpoint.save(**{name: saved})
+        progress.end_epoch()
+    progress.end()
+    state.net.load_state_dict(state.early_stopping.best_weights)
+    return history
+
+
+def _train_epoch(
+    state: TrainingState, step: Callable[[Batch], float], loader: DataLoader, progress: Progress
+) -> float:
+    """Return the mean over all processes' images of the loss, as it was before each step."""
+    state.net.train()
+    totals, processes = {"loss": 0.0, "images": 0.0}, distributed.world_size()
+    for batch in progress.batches(loader):
+        images = len(batch["input"])
+        state.optimizer.images_in_batch = images * processes
+        loss = step(batch)
+        _check_finite(loss, "training", progress)
+        totals["loss"] += loss
+        totals["images"] += images
+        progress.show_loss(totals["loss"] / totals["images"])
+    totals = distributed.sums(totals)
+    return totals["loss"] / totals["images"]
+
+
+@torch.no_grad()
+def _validate_epoch(
+    state: TrainingState, validate: Callable[[Batch], dict[str, Tensor]], loader: DataLoader
+) -> dict[str, float]:
+    """Return means over all processes' images."""
+    state.net.eval()
+    totals: dict[str, Any] = {"images": 0.0}
+    for batch in loader:
+        for name, loss in validate(batch).items():
+            totals[name] = totals.get(name, 0.0) + loss.item()
+        totals["images"] += len(batch["input"])
+    totals = distributed.sums(totals)
+    images = totals.pop("images")
+    return {name: total / images for name, total in totals.items()}
+
+
+def _check_finite(loss: float, split: str, progress: Progress) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(f"{progress.title}: the {split} loss is {loss}: try a smaller --learning-rate")

@@ -1,0 +1,217 @@
+import contextlib
+import io
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cvae.images.catalogue import DATASETS
+from cvae.run.command_line import make_parser, parse_args
+from cvae.run.settings import RECIPES, Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_defaults_are_the_tutorials():
+    args = parse_args([])
+    assert args.num_quadrant_inputs == (1, 2, 3)
+    assert (args.num_epochs, args.early_stop_patience, args.learning_rate, args.batch_size) == (
+        50,
+        3,
+        1e-3,
+        128,
+    )
+    assert (args.num_particles, args.num_importance_samples, args.num_images, args.num_samples) == (
+        10,
+        100,
+        10,
+        10,
+    )
+    assert (args.dataset, args.device, args.elbo, args.seeds, args.subset) == (
+        "auto",
+        "auto",
+        "mean-field",
+        (0,),
+        None,
+    )
+    assert (str(args.data_dir), str(args.output_dir)) == ("data", "results")
+
+
+def test_flags_of_pyros_example_are_understood():
+    short = parse_args("-nq 1 2 -n 4 -esp 5 -lr 0.01 --cuda -vi 6 -vs 7 -p 8".split())
+    long = parse_args(
+        "--num-quadrant-inputs 1 2 --num-epochs=4 --early-stop-patience=5 --learning-rate=0.01 --device cuda "
+        "--num-images=6 --num-samples=7 --num-particles=8 --cuda".split()
+    )
+    assert short == long
+    assert parse_args(["--num-quadrant-inputs=1"]).num_quadrant_inputs == (1,)
+
+
+def test_every_data_set_is_a_choice():
+    for name in ("auto", *DATASETS):
+        assert parse_args(["--dataset", name]).dataset == name
+
+
+def test_flags_override_the_recipe():
+    for name, recipe in RECIPES.items():
+        settings = parse_args(["--recipe", name])
+        assert {key: getattr(settings, key) for key in vars(recipe)} == vars(recipe)
+        assert settings.description == f"recipe {name}"
+    settings = parse_args("--batch-size 7 --recipe best -lr 0.5".split())
+    best = vars(RECIPES["best"])
+    assert {key for key in best if getattr(settings, key) != best[key]} == {"batch_size", "learning_rate"}
+    assert settings.description == "recipe best with --learning-rate 0.5 --batch-size 7"
+
+
+def test_results_depend_on_every_setting_of_the_experiment_and_no_other():
+    settings = Settings(num_quadrant_inputs=(2,), seeds=(4,), num_images=3, quiet=True)
+    assert settings.experiment == Settings().experiment
+    assert Settings(elbo="trace").experiment != Settings().experiment
+    assert set(vars(RECIPES["best"])) < set(settings.experiment) < set(vars(settings))
+
+
+def test_baseline_has_its_own_epochs_and_is_not_clipped():
+    baseline = parse_args(["--recipe", "best"]).baseline
+    assert (baseline.num_epochs, baseline.max_grad_norm, baseline.learning_rate) == (12, math.inf, 3e-3)
+    assert parse_args(["-n", "7"]).baseline.num_epochs == 7
+
+
+COUNTS = {
+    "-n": 1,
+    "--num-epochs": 1,
+    "--baseline-epochs": 1,
+    "-esp": 1,
+    "--batch-size": 1,
+    "--subset": 1,
+    "--holdout": 0,
+    "-p": 1,
+    "--num-importance-samples": 1,
+    "-vi": 1,
+    "-vs": 1,
+    "--seed": 0,
+    "--seeds": 0,
+}
+NUMBERS = ("--val-fraction", "-lr", "--learning-rate", "--weight-decay", "--beta2", "--max-grad-norm")
+CHOICES = (
+    "-nq",
+    "--recipe",
+    "--schedule",
+    "--activation",
+    "--generation-input",
+    "--elbo",
+    "--device",
+)
+FOLDERS = ("--data-dir", "--output-dir")
+
+
+def refusal(words, capsys):
+    """The line on stderr, of which there is one, less its beginning and end."""
+    with pytest.raises(SystemExit) as stop:
+        parse_args(words)
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert printed.out == "" and line.startswith("main.py: error: ")
+    return line.removeprefix("main.py: error: ").removesuffix(" (--help lists all flags)")
+
+
+@pytest.mark.parametrize("flag, least", COUNTS.items())
+@pytest.mark.parametrize("value", ["least - 1", "-7", "1.5", "nan", "inf", "1e3", "", "many", str(10**30)])
+def test_bad_counts_are_refused(flag, least, value, capsys):
+    value = str(least - 1) if value == "least - 1" else value
+    assert re.search("out of range: must be from|is not a whole number", refusal([f"{flag}={value}"], capsys))
+
+
+@pytest.mark.parametrize("flag", NUMBERS)
+@pytest.mark.parametrize("value", ["nan", "-1", "-inf", "inf", "1e999", "", "fast", "0x10", "1,5"])
+def test_bad_numbers_are_refused(flag, value, capsys):
+    assert re.search("is out of range: must be|is not a number", refusal([f"{flag}={value}"], capsys))
+
+
+@pytest.mark.parametrize("flag", CHOICES)
+@pytest.mark.parametrize("value", ["", "0", "-1", "4", "MNIST", "none", "mnist\nmnist", "ä"])
+def test_unknown_choices_are_refused(flag, value, capsys):
+    assert re.search("invalid choice|invalid int value|expected", refusal([f"{flag}={value}"], capsys))
+
+
+@pytest.mark.parametrize("value", ["", "MNIST", "cifar", "absent/images.npz", __file__, "/dev/null"])
+def test_unknown_data_sets_are_refused(value, capsys):
+    assert "nor an .npz file, nor a folder of images" in refusal(["--dataset", value], capsys)
+
+
+@pytest.mark.parametrize("flag", FOLDERS)
+@pytest.mark.parametrize("value", ["", "  ", __file__, "/dev/null"])
+def test_what_is_no_folder_is_refused(flag, value, capsys):
+    assert re.search("is not a folder|name of the folder is empty", refusal([f"{flag}={value}"], capsys))
+
+
+@pytest.mark.parametrize("flag", [*COUNTS, *NUMBERS, *CHOICES, *FOLDERS, "--dataset"])
+def test_missing_values_are_refused(flag, capsys):
+    assert re.search("expected (at least )?one argument", refusal([flag], capsys))
+
+
+@pytest.mark.parametrize(
+    "line, complaint",
+    [
+        ("-n 0", "argument -n/--num-epochs: 0 is out of range: must be from 1 to 1000000000"),
+        ("-lr 0", "argument -lr/--learning-rate: 0 is out of range: must be above 0 and finite"),
+        ("-vs 101", "must be from 1 to 100"),
+        ("--seed 4294967296", "must be from 0 to 4294967295"),
+        ("--beta2 1", "1 is out of range: must be at least 0 and below 1"),
+        ("-nq 4", "invalid choice: 4 (choose from 1, 2, 3)"),
+        ("-nq 1 1", "-nq 1 1: each may be given once"),
+        ("-nq 1 2 3 4", "invalid choice: 4"),
+        ("--seeds 0 1 0", "--seeds 0 1 0: each may be given once"),
+        ("--cuda --device cpu", "--cuda contradicts --device cpu"),
+        ("--colour", "unrecognized arguments: --colour"),
+        ("results", "unrecognized arguments: results"),
+        ("--cuda=yes", "ignored explicit argument 'yes'"),
+        ("--num 3", "ambiguous option: --num could match"),
+        ("-nq 1 -- 2", "unrecognized arguments: "),
+        ("-", "unrecognized arguments: -"),
+    ],
+)
+def test_bad_command_lines_are_refused(line, complaint, capsys):
+    assert complaint in refusal(line.split(), capsys)
+
+
+@given(flag=st.sampled_from([*COUNTS, *NUMBERS, *CHOICES]), text=st.text(max_size=20))
+def test_any_text_is_taken_or_refused_in_one_line(flag, text):
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors), contextlib.suppress(SystemExit):
+        parse_args([flag, text])
+    assert len(errors.getvalue().splitlines()) == bool(errors.getvalue())
+
+
+def test_help_shows_each_default_that_says_something():
+    shown = " ".join(make_parser("about").format_help().split())
+    for nothing in ("None", "False", "0.1666", "SUPPRESS", "inf)"):
+        assert nothing not in shown
+    for default in (
+        "(default: 1 2 3)",
+        "(default: 1/6)",
+        "each net (default: 50; best: 30)",
+        "another one (best: 12)",
+        "lower validation loss (default: 3; best: 30)",
+        "plain Adam (default: 0.0; best: 0.1)",
+        "(default: none; best: 40.0)",
+        "(default: relu; best: silu)",
+        "importance sampling (default: 100; best: 1000)",
+        "sample figure (default: 10)",
+        "(default: results)",
+    ):
+        assert default in shown, default
+
+
+def test_help_and_bad_command_lines_do_not_wait_for_the_libraries():
+    program = "import sys, main\ntry: main.main(sys.argv[1:])\nexcept SystemExit: print(*sorted(sys.modules))"
+    for word in ("--help", "--colour"):
+        done = subprocess.run(
+            [sys.executable, "-c", program, word], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert not {"torch", "pyro", "matplotlib", "pandas", "numpy"} & set(done.stdout.split())
