@@ -1,6 +1,7 @@
 """Inputs worth looking at: one that is clear, and some that could be either of two digits."""
 
 from collections import Counter
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -31,30 +32,25 @@ def choose_inputs(training: CVAEMNIST, images: CVAEMNIST, num_ambiguous: int) ->
         Indices into ``images``, each once.  Where there are too few clear or ambiguous images, the first
         images fill up; so there are fewer than ``1 + num_ambiguous`` only if there are fewer images.
     """
-    candidates = images[range(min(NUM_CANDIDATES, len(images)))]
-    label_fractions, own = _label_fractions(training[range(min(NUM_COMPARED, len(training)))], candidates)
+    candidates = images[:NUM_CANDIDATES]
+    label_fractions, own = _label_fractions(training[:NUM_COMPARED], candidates)
     fraction, label = label_fractions.topk(2, dim=1)
     clear = (fraction[:, 0] == 1) & (label[:, 0] == own)
     ambiguous = (fraction[:, 1] >= MIN_FRACTION) & (label == own[:, None]).any(1)
 
     pairs = [(min(pair), max(pair)) for pair in label.tolist()]
-    counts = Counter(pair for pair, is_ambiguous in zip(pairs, ambiguous.tolist()) if is_ambiguous)
+    counts = Counter(compress(pairs, ambiguous.tolist()))
     chosen_pairs = [pair for pair, _ in counts.most_common(num_ambiguous)]
-    most_even: dict[tuple[int, int], int] = {}
-    for index in fraction[:, 1].where(ambiguous, 0).argsort(descending=True, stable=True).tolist():
-        most_even.setdefault(pairs[index], index)
+    by_evenness = fraction[:, 1].where(ambiguous, 0).argsort(descending=True, stable=True).tolist()
+    most_even = [next(index for index in by_evenness if pairs[index] == pair) for pair in chosen_pairs]
 
     elsewhere = clear & ~torch.isin(own, torch.tensor(chosen_pairs, dtype=own.dtype))
-    clear_indices = torch.cat([elsewhere.nonzero(), clear.nonzero()]).flatten().tolist()
-    indices = [*clear_indices[:1], *(most_even[pair] for pair in chosen_pairs), *range(len(own))]
-    return list(dict.fromkeys(indices))[: 1 + num_ambiguous]
+    clearest = torch.cat([elsewhere.nonzero(), clear.nonzero()]).flatten().tolist()[:1]
+    return list(dict.fromkeys([*clearest, *most_even, *range(len(own))]))[: 1 + num_ambiguous]
 
 
 def _label_fractions(training: Sample, candidates: Sample) -> tuple[Tensor, Tensor]:
-    """Return what fraction of each candidate's neighbours has each label, and the candidates' own labels.
-
-    Labels are numbered from 0.
-    """
+    """Return what fraction of each candidate's neighbours has each label, and the index of its own label."""
     known = candidates["input"][0] == candidates["original"][0].squeeze()
     # Whole numbers in double precision are exact: the choice is the same wherever it is made.
     near, far = (

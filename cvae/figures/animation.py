@@ -4,15 +4,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
+import torch
 from matplotlib.animation import AbstractMovieWriter, FFMpegWriter, PillowWriter
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from torch import Tensor
 
 from cvae.errors import FileError
 from cvae.figures.curves import STYLES, style_axes
-from cvae.figures.sheet import Sheet, grid_steps
+from cvae.figures.sheet import Sheet
 
 __all__ = ["Animation", "has_ffmpeg"]
 
@@ -24,6 +23,8 @@ GAP = 12  # dots between images
 FRAMES_PER_SECOND = 6
 # one thread, and no version in the file: the same bytes every time
 MP4_OPTIONS = ["-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-pix_fmt", "yuv420p"]
+
+has_ffmpeg = FFMpegWriter.isAvailable  # tells whether the program that makes videos is there
 
 
 class Animation:
@@ -46,10 +47,8 @@ class Animation:
     ) -> None:
         if [getattr(each, "shape", ())[1:] for each in snapshots] != [truth.shape] * len(losses):
             raise FileError("the snapshots of the checkpoint are of other images: start afresh with --overwrite")
-        self.losses = losses
-        self.snapshots = snapshots
-        self.truth = truth.cpu().numpy()
-        self.known = known.cpu().numpy()
+        self.losses, self.snapshots, self.title = losses, snapshots, title
+        self.truth, self.known = truth.cpu(), known.cpu()
         self.figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI)
         axes = self.figure.add_axes((0.13, 1 - (CURVE - 40) / HEIGHT, 0.84, (CURVE - 90) / HEIGHT))
         low, high = min(losses), max(losses)
@@ -60,8 +59,10 @@ class Animation:
         style_axes(axes)
         axes.set_ylabel("nats per image", fontsize=8)
         self.heading = self.figure.text(0.02, 0.985, "", va="top", fontsize=8, linespacing=1.4)
-        self.title = title
-        self.images = self._draw_images()
+        sheet = self._lay_out(self.truth)
+        rows, columns, _ = sheet.dots.shape
+        left, bottom = (WIDTH - columns) // 2, (HEIGHT - CURVE - rows) // 2
+        self.images = sheet.draw(self.figure, left, bottom, text_size=8)
 
     def frames(self) -> Iterator[Figure]:
         """Turn the figure into one frame after another."""
@@ -69,8 +70,8 @@ class Animation:
             self.line.set_data(range(1, epoch + 1), self.losses[:epoch])
             self.point.set_data([epoch], [loss])
             self.heading.set_text(f"{self.title}\nEpoch {epoch}: validation loss {loss:.1f} nats per image")
-            for completions in snapshot.numpy() / 255:
-                self.images.set_data(self._dots(np.where(self.known, self.truth, completions)))
+            for completions in torch.where(self.known, self.truth, snapshot / 255):
+                self.images.set_data(self._lay_out(completions).dots)
                 yield self.figure
 
     def encode(self, kind: str) -> bytes:
@@ -92,28 +93,10 @@ class Animation:
                     writer.grab_frame()
             return path.read_bytes()
 
-    def _draw_images(self) -> AxesImage:
-        """Draw the truth below the curve, and return the image that each frame changes."""
-        dots = self._dots(self.truth)
-        rows, columns = dots.shape[:2]
-        left, bottom = (WIDTH - columns) // 2, (HEIGHT - CURVE - rows) // 2
-        axes = self.figure.add_axes((left / WIDTH, bottom / HEIGHT, columns / WIDTH, rows / HEIGHT))
-        axes.set_axis_off()
-        down = (rows + GAP) // 2
-        for row, name in enumerate(("truth", "CVAE")):
-            axes.text(-GAP, row * down + (down - GAP) / 2, name, ha="right", va="center", fontsize=8)
-        return axes.imshow(dots, interpolation="none", extent=(0, columns, rows, 0), aspect="auto")
-
-    def _dots(self, completions: np.ndarray) -> np.ndarray:
+    def _lay_out(self, completions: Tensor) -> Sheet:
         """Lay out the truth above completions."""
-        height, width = self.known.shape
-        scale, down, across = grid_steps(height, width, CELL, GAP)
-        sheet = Sheet(2 * down - GAP, len(self.truth) * across - GAP, self.known)
-        for row, images in enumerate((self.truth, completions)):
-            sheet.put(images[None], (row * down, 0), scale, (down, across))
-        return sheet.dots
-
-
-def has_ffmpeg() -> bool:
-    """Tell whether the program is there that makes videos."""
-    return FFMpegWriter.isAvailable()
+        sheet = Sheet(self.known.shape, CELL, GAP)
+        for row, (name, images) in enumerate({"truth": self.truth, "CVAE": completions}.items()):
+            sheet.write(name, row * sheet.down + (sheet.down - GAP) / 2, -GAP, "right")
+            sheet.put(images, row * sheet.down, 0, outline=self.known)
+        return sheet

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cvae.figures.sheet import DPI, TITLE_SIZE, wrap
+from cvae.figures.sheet import titled_figure
 from cvae.training.history import History
 
 __all__ = ["STYLES", "TUTORIAL", "plot_training", "style_axes", "training_table"]
@@ -16,8 +16,6 @@ __all__ = ["STYLES", "TUTORIAL", "plot_training", "style_axes", "training_table"
 TUTORIAL = {1: (100.4, 71.8), 2: (61.9, 51.0), 3: (25.4, 24.2)}
 
 UNIT = "nats per image"
-WIDTH, HEIGHT = 10.0, 3.5  # inches, without the title
-TITLE_LINE = 0.15
 # Okabe and Ito's colours, and dashes for those who see none.
 STYLES: dict[str, dict[str, Any]] = {
     "train": {"label": "training loss", "color": "#E69F00", "linestyle": "--"},
@@ -40,14 +38,13 @@ def training_table(histories: dict[str, History]) -> pd.DataFrame:
         A row for each net and epoch; losses in nats per image, lower is better, and whether that epoch's
         weights are those of the trained net.
     """
-    rows = [
+    return pd.DataFrame(
         {"net": net, "epoch": number}
         | {column: epoch.get(key) for key, column in COLUMNS.items()}
         | {"kept": number == history.best_epoch}
         for net, history in histories.items()
         for number, epoch in enumerate(history.epochs, 1)
-    ]
-    return pd.DataFrame(rows)
+    )
 
 
 def plot_training(table: pd.DataFrame, title: str, references: dict[str, float] | None = None) -> Figure:
@@ -58,12 +55,9 @@ def plot_training(table: pd.DataFrame, title: str, references: dict[str, float] 
         title: stands above the figure.
         references: the tutorial's results by net, nats per image.
     """
-    lines = wrap(title, int(0.98 * WIDTH * DPI))
-    height = HEIGHT + TITLE_LINE * len(lines)
-    top = 1 - (0.35 + TITLE_LINE * len(lines)) / height
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
-    figure.subplots_adjust(left=0.055, right=0.99, wspace=0.25, bottom=0.45 / height, top=top)
-    figure.text(0.01, 1 - 0.07 / height, "\n".join(lines), fontsize=TITLE_SIZE, va="top", linespacing=1.3)
+    figure = titled_figure(title, height=700, width=2000, top=14, left=20)
+    up = round(figure.bbox.height)  # dots
+    figure.subplots_adjust(left=0.055, right=0.99, wspace=0.25, bottom=90 / up, top=630 / up)
     panels = [
         ("baseline", "baseline", ("train", "val")),
         ("CVAE", "CVAE: negative lower bound", ("train", "val")),

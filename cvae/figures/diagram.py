@@ -14,7 +14,6 @@ HEAD_LENGTH = 0.2  # of an arrow
 HEAD_WIDTH = 0.07  # half of it
 PLACES = {"x": (0.0, 0.0), "y_hat": (-0.95, 1.45), "z": (0.55, 2.3), "y": (1.6, 0.0)}
 SYMBOLS = {"x": "$\\mathbf{x}$", "y": "$\\mathbf{y}$", "z": "$\\mathbf{z}$", "y_hat": "$\\hat{\\mathbf{y}}$"}
-OBSERVED = "0.82"
 
 
 def arrows(generation_input: str = "z") -> dict[str, list[tuple[str, str]]]:
@@ -27,7 +26,7 @@ def arrows(generation_input: str = "z") -> dict[str, list[tuple[str, str]]]:
         "baseline_net": [("x", "y_hat")],
         "recognition_net": [("x", "z"), ("y", "z")],
         "prior_net": [("x", "z"), ("y_hat", "z")],
-        "generation_net": [("z", "y")] + ([("x", "y")] if generation_input == "xz" else []),
+        "generation_net": [(source, "y") for source in generation_input],
     }
 
 
@@ -40,32 +39,27 @@ def plot_model(generation_input: str = "z") -> Figure:
     Args:
         generation_input: what the generation network sees, ``"z"`` or ``"xz"``.
     """
-    all_arrows = arrows(generation_input)
-    given = "z" if generation_input == "z" else "x, z"
+    formulas = f"prior net  $p(z|x, \\hat{{y}})$\ngeneration net  $p(y|{', '.join(generation_input)})$"
     panels = [
-        ("(a) baseline", ("baseline_net",), ("x",), ["baseline net  $\\hat{y}(x)$"]),
-        ("(b) recognition, in training", ("recognition_net",), ("x", "y"), ["recognition net  $q(z|x, y)$"]),
-        (
-            "(c) generation, on top of the baseline",
-            ("baseline_net", "prior_net", "generation_net"),
-            ("x",),
-            ["prior net  $p(z|x, \\hat{y})$", f"generation net  $p(y|{given})$"],
-        ),
+        ("(a) baseline", ["baseline_net"], "baseline net  $\\hat{y}(x)$"),
+        ("(b) recognition, in training", ["recognition_net"], "recognition net  $q(z|x, y)$"),
+        ("(c) generation, on top of the baseline", ["baseline_net", "prior_net", "generation_net"], formulas),
     ]
     figure = Figure(figsize=(7.6, 3.0), dpi=DPI)
-    for axes, (title, nets, observed, formulas) in zip(figure.subplots(1, len(panels)), panels):
-        for net in nets:
-            for source, target in all_arrows[net]:
-                _draw_arrow(axes, source, target, dashed=net == "recognition_net")
-        names = dict.fromkeys(name for net in nets for arrow in all_arrows[net] for name in arrow)
+    for axes, (title, nets, caption) in zip(figure.subplots(1, len(panels)), panels):
+        pairs = [pair for net in nets for pair in arrows(generation_input)[net]]
+        for source, target in pairs:
+            _draw_arrow(axes, source, target, dashed=nets == ["recognition_net"])
+        computed = {target for _, target in pairs}
+        names = sorted({name for pair in pairs for name in pair})
         for name in names:
-            colour = OBSERVED if name in observed else "white"
+            colour = "white" if name in computed else "0.82"
             axes.add_patch(Circle(PLACES[name], RADIUS, facecolor=colour, edgecolor="black", zorder=2))
             axes.text(*PLACES[name], SYMBOLS[name], ha="center", va="center", fontsize=13, zorder=3)
         across = [PLACES[name][0] for name in names]
         middle = (min(across) + max(across)) / 2
         axes.set_title(title, fontsize=9)
-        axes.text(middle, -0.6, "\n".join(formulas), ha="center", va="top", fontsize=9, linespacing=1.4)
+        axes.text(middle, -0.6, caption, ha="center", va="top", fontsize=9, linespacing=1.4)
         axes.set(xlim=(middle - 2, middle + 2), ylim=(-1.5, 2.75), aspect="equal")
         axes.set_axis_off()
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.91, wspace=0.02)

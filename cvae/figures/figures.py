@@ -33,7 +33,6 @@ NUM_SAMPLES_SHOWN = 20  # of these
 NUM_ANIMATED = 3  # inputs of the animation: a clear one and two ambiguous ones
 FRAMES_PER_EPOCH = 3
 ANIMATED_FROM = 30_000  # training images: so many make frames cost less than 3 % of an epoch on a CPU
-NO_BREAK = "\u00a0"
 
 
 def wants_animation(settings: Settings, num_training_images: int) -> bool:
@@ -87,9 +86,7 @@ def draw_figures(
         _save(folder / "problem.png", plot_problem(_truth_and_known(shown[:NUM_PROBLEM_IMAGES])[0]))
         _save(folder / "model.png", plot_model(settings.generation_input))
     if animate:
-        animation = make_animation(histories["CVAE"], shown, inputs, n)
-        for kind in ("gif", "mp4") if has_ffmpeg() else ("gif",):
-            _save_animation(folder / f"training_q{n}.{kind}", animation)
+        _save_animation(folder / f"training_q{n}", histories["CVAE"], shown, inputs[:NUM_ANIMATED], n)
 
 
 def make_samples_figure(
@@ -101,7 +98,7 @@ def make_samples_figure(
     seed_stage(seed, "figure")
     samples = draw_samples(cvae, batch["input"], settings.num_samples)
     nn, monte_carlo = (
-        with_error(evaluation.rows[row].mean, evaluation.rows[row].standard_error).replace(" ", NO_BREAK)
+        with_error(evaluation.rows[row].mean, evaluation.rows[row].standard_error).replace(" ", "\u00a0")
         for row in ("NN (baseline)", "CVAE (Monte Carlo)")
     )
     title = (
@@ -133,14 +130,6 @@ def make_training_figure(table: pd.DataFrame, settings: Settings, n: int, seed: 
     return plot_training(table, title, references)
 
 
-def make_animation(history: History, shown: CVAEMNIST, inputs: list[int], n: int) -> Animation:
-    """Make frames of what the CVAE predicted while it learned, for the first inputs."""
-    truth, known = _truth_and_known(shown[inputs[:NUM_ANIMATED]])
-    losses = [epoch["val"] for epoch in history.epochs]
-    title = f"{shown.name}, {setting_name(n)} known (outlined)"
-    return Animation(losses, history.snapshots, truth, known, title)
-
-
 def _truth_and_known(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Return the whole images, shape (images, h, w), and which pixels are known, shape (h, w)."""
     truth = batch["original"].squeeze(-3)
@@ -153,12 +142,16 @@ def _save(path: Path, figure: Figure) -> None:
         figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
 
 
-def _save_animation(path: Path, animation: Animation) -> None:
-    """Write a GIF or MP4; a film that can't be made is missing, which a warning says."""
-    try:
-        content = animation.encode(path.suffix[1:])
-    except (OSError, subprocess.SubprocessError) as error:
-        logger.warning("no %s: %s", path, error)
-        return
-    with atomic_write(path) as file:
-        file.write(content)
+def _save_animation(path: Path, history: History, shown: CVAEMNIST, inputs: list[int], n: int) -> None:
+    """Write a GIF, and an MP4 where ffmpeg is found; a warning tells of one that can't be made."""
+    losses = [epoch["val"] for epoch in history.epochs]
+    title = f"{shown.name}, {setting_name(n)} known (outlined)"
+    animation = Animation(losses, history.snapshots, *_truth_and_known(shown[inputs]), title)
+    for kind in ("gif", "mp4") if has_ffmpeg() else ("gif",):
+        try:
+            content = animation.encode(kind)
+        except (OSError, subprocess.SubprocessError) as error:
+            logger.warning("no %s: %s", path.with_suffix(f".{kind}"), error)
+            continue
+        with atomic_write(path.with_suffix(f".{kind}")) as file:
+            file.write(content)

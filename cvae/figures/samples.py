@@ -1,12 +1,11 @@
 """Figures of images: the problem, samples beside the baseline's prediction, and how much samples differ."""
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from cvae.data import MaskImages, setting_name
-from cvae.figures.sheet import GAP, Sheet, grid_steps
+from cvae.figures.sheet import GAP, Sheet
 
 __all__ = ["plot_diversity", "plot_problem", "plot_samples"]
 
@@ -24,20 +23,18 @@ def plot_problem(truth: Tensor) -> Figure:
     Args:
         truth: the whole images, shape (images, h, w), in [0, 1].
     """
-    images, height, width = truth.shape
-    scale, down, across = grid_steps(height, width)
-    group = 2 * across + GROUP_GAP
-    whole = truth.cpu().numpy()[:, None]  # a column of images
-    sheet = Sheet(2 * HEADING + images * down - GAP, across + 3 * group - GAP, np.ones((height, width), bool))
-    sheet.write("image", 1.5 * HEADING, (across - GAP) / 2)
-    sheet.put(whole, (2 * HEADING, 0), scale, (down, across), outlined=False)
+    sheet = Sheet(truth.shape[1:])
+    columns: list[tuple[str, int, Tensor, Tensor | None]] = [("image", 0, truth, None)]
     for n in (1, 2, 3):
-        sheet.known = (MaskImages(n)({"original": truth[0]})["input"] == truth[0]).cpu().numpy()
-        middle = n * group
-        sheet.write(setting_name(n), 0.5 * HEADING, middle - GAP / 2)
-        for name, left, hide in (("given", middle - across, "missing"), ("to predict", middle, "known")):
-            sheet.write(name, 1.5 * HEADING, left + (across - GAP) / 2)
-            sheet.put(whole, (2 * HEADING, left), scale, (down, across), name == "given", hide)
+        known = MaskImages(n)({"original": truth[0]})["input"] == truth[0]
+        middle = n * (2 * sheet.across + GROUP_GAP)
+        sheet.write(setting_name(n), HEADING / 2, middle - GAP / 2)
+        columns.append(("given", middle - sheet.across, truth.masked_fill(~known, torch.nan), known))
+        columns.append(("to predict", middle, truth.masked_fill(known, torch.nan), None))
+    for name, left, images, outline in columns:
+        sheet.write(name, 1.5 * HEADING, left + (sheet.across - GAP) / 2)
+        for row, image in enumerate(images):
+            sheet.put(image[None], 2 * HEADING + row * sheet.down, left, outline)
     return sheet.figure("The problem: predict the missing quadrants from those that are given")
 
 
@@ -53,17 +50,13 @@ def plot_samples(truth: Tensor, known: Tensor, y_hat: Tensor, samples: Tensor, t
         samples: the CVAE's predictions, shape (samples, images, h, w), in [0, 1].
         title: stands above the figure.
     """
-    images, height, width = truth.shape
-    scale, down, across = grid_steps(height, width)
-    labels = ["Inputs", "Truth", "NN"] + [f"CVAE {number}" for number in range(1, len(samples) + 1)]
-    sheet_height = len(labels) * down + GROUP_GAP - 2 * GAP
-    sheet = Sheet(sheet_height, LABELS + images * across - GAP, known.cpu().numpy())
-    rows = _complete(truth, known, torch.stack([truth, truth, y_hat, *samples]))
-    for number, label in enumerate(labels):
-        top = number * down + (GROUP_GAP - GAP if number >= 3 else 0)
-        hide = "" if number else "missing"
-        sheet.write(label, top + (down - GAP) / 2, LABELS - 2 * GAP, "right")
-        sheet.put(rows[number : number + 1], (top, LABELS), scale, (down, across), hide=hide)
+    sheet = Sheet(known.shape)
+    rows = {"Inputs": torch.full_like(truth, torch.nan), "Truth": truth, "NN": y_hat}
+    rows |= {f"CVAE {number}": sample for number, sample in enumerate(samples, 1)}
+    for number, (name, images) in enumerate(rows.items()):
+        top = number * sheet.down + (GROUP_GAP - GAP if number >= 3 else 0)
+        sheet.write(name, top + (sheet.down - GAP) / 2, LABELS - 2 * GAP, "right")
+        sheet.put(torch.where(known, truth, images), top, LABELS, known)
     return sheet.figure(title)
 
 
@@ -75,36 +68,29 @@ def plot_diversity(
     Between them are the mean of the samples and their standard deviation in each pixel.
 
     Args:
-        truth: the whole images, shape (images, h, w), in [0, 1].
-        known: boolean (h, w): the pixels that are given.
-        y_hat: the baseline's predictions, shape (images, h, w), in [0, 1].
-        samples: the CVAE's predictions, shape (samples, images, h, w), in [0, 1]; mean and standard
-            deviation are over all of them.
-        title: stands above the figure.
+        truth, known, y_hat, samples, title: as for :func:`plot_samples`; mean and standard deviation are over
+            all samples.
         num_shown: how many samples to show, the first ones.
     """
-    images, height, width = truth.shape
-    scale, down, across = grid_steps(height, width, SMALL_CELL)
-    big_across, band = SAMPLE_ROWS * across, SAMPLE_ROWS * down + GROUP_GAP - GAP
+    sheet = Sheet(known.shape, SMALL_CELL)
+    large, band = SAMPLE_ROWS * sheet.across, SAMPLE_ROWS * sheet.down + GROUP_GAP - GAP
     inset = (SAMPLE_ROWS - 1) * GAP // 2  # centres a large image, which has no gap inside
-    shown = _complete(truth, known, samples[:num_shown]).swapaxes(0, 1)
-    columns = -(-shown.shape[1] // SAMPLE_ROWS)
-    grid = 5 * big_across + GROUP_GAP
-    sheet = Sheet(HEADING + images * band - GROUP_GAP, grid + columns * across - GAP, known.cpu().numpy())
-    headings = ["Input", "Truth", "NN", "CVAE, mean", f"CVAE, std (0 to {MAX_STD})"]
-    spread = (samples.std(0, correction=0) / MAX_STD).masked_fill(known, 0).cpu().numpy()
-    large = [*_complete(truth, known, torch.stack([truth, truth, y_hat, samples.mean(0)])), spread]
-    for number, (heading, values) in enumerate(zip(headings, large)):
-        left, hide = number * big_across, "" if number else "missing"
-        sheet.write(heading, HEADING / 2, left + (big_across - GAP) / 2)
-        corner = (HEADING + inset, left + inset)
-        sheet.put(values[:, None], corner, SAMPLE_ROWS * scale, (band, 0), values is not spread, hide)
-    sheet.write("CVAE, samples", HEADING / 2, grid + (columns * across - GAP) / 2)
-    for row in range(SAMPLE_ROWS):
-        part = shown[:, row * columns : (row + 1) * columns]
-        sheet.put(part, (HEADING + row * down, grid), scale, (band, across))
+    columns = [
+        ("Input", truth.masked_fill(~known, torch.nan), known),
+        ("Truth", truth, known),
+        ("NN", torch.where(known, truth, y_hat), known),
+        ("CVAE, mean", torch.where(known, truth, samples.mean(0)), known),
+        (f"CVAE, std (0 to {MAX_STD})", samples.std(0, correction=0).masked_fill(known, 0) / MAX_STD, None),
+    ]
+    for column, (name, images, outline) in enumerate(columns):
+        left = column * large
+        sheet.write(name, HEADING / 2, left + (large - GAP) / 2)
+        for number, image in enumerate(images):
+            sheet.put(image[None], HEADING + number * band + inset, left + inset, outline, SAMPLE_ROWS)
+    left = len(columns) * large + GROUP_GAP
+    rows = torch.where(known, truth, samples[:num_shown]).chunk(SAMPLE_ROWS)
+    sheet.write("CVAE, samples", HEADING / 2, left + (len(rows[0]) * sheet.across - GAP) / 2)
+    for row, completions in enumerate(rows):
+        for number in range(len(truth)):
+            sheet.put(completions[:, number], HEADING + number * band + row * sheet.down, left, known)
     return sheet.figure(title)
-
-
-def _complete(truth: Tensor, known: Tensor, prediction: Tensor) -> np.ndarray:
-    return torch.where(known, truth, prediction).cpu().numpy()

@@ -83,7 +83,7 @@ def test_problem_shows_each_pixel_once_in_what_is_given_and_what_is_not(num_imag
     figure = plot_problem(torch.rand(num_images, 28, 28))
     assert_nothing_is_cut_off(figure)
     names = [text.get_text() for text in figure.axes[0].texts]
-    assert names[1::3] == ["1 quadrant", "2 quadrants", "3 quadrants"]
+    assert names[:3] == ["1 quadrant", "2 quadrants", "3 quadrants"]
     sheet = dots_of(figure)
     blue = np.isclose(sheet * 255, MISSING).all(-1).sum()
     orange = np.isclose(sheet * 255, OUTLINE).all(-1).sum()

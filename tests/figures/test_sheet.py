@@ -2,9 +2,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from cvae.figures.sheet import BORDER, DPI, MISSING, OUTLINE, OUTLINE_WIDTH, Sheet, grid_steps
+from cvae.figures.sheet import BORDER, DPI, MISSING, OUTLINE, OUTLINE_WIDTH, Sheet
 
 
 def drawn(figure):
@@ -34,13 +35,14 @@ def assert_nothing_is_cut_off(figure):
 @pytest.mark.parametrize("title", ["short", "several words that fill more than one line " * 4])
 def test_sheet_is_drawn_dot_by_dot(height, width, title):
     """Each dot of the sheet is a dot of the picture, so images of all rows and columns have one size."""
-    known = np.zeros((height, width), dtype=bool)
+    known = torch.zeros(height, width, dtype=torch.bool)
     known[height // 2 :, : width // 2] = True
-    scale, down, across = grid_steps(height, width, gap=5)
+    sheet = Sheet((height, width), gap=5)
+    scale, down, across = sheet.scale, sheet.down, sheet.across
     margin = 150  # for the word
-    sheet = Sheet(2 * down, margin + 3 * across, known)
-    image = np.random.default_rng(0).random((height, width))
-    sheet.put(np.broadcast_to(image, (2, 3, height, width)), (0, margin), scale, (down, across))
+    image = torch.rand(height, width)
+    for row in range(2):
+        sheet.put(image.expand(3, -1, -1), row * down, margin, outline=known)
     sheet.write("a word", 20, margin - 10, "right")
     figure = sheet.figure(title)
     picture, _ = drawn(figure)
@@ -59,13 +61,13 @@ def test_sheet_is_drawn_dot_by_dot(height, width, title):
 
 
 def test_outline_goes_round_the_known_pixels_and_hides_nothing_else():
-    known: Any = np.zeros((8, 8), dtype=bool)
+    known = torch.zeros(8, 8, dtype=torch.bool)
     known[:4] = True
     known[4:, :4] = True  # all but one quadrant
-    sheet = Sheet(40, 40, known)
-    sheet.put(np.zeros((1, 1, 8, 8)), (0, 0), 5, (40, 40), hide="missing")
+    sheet = Sheet((8, 8), cell=40)
+    sheet.put(torch.zeros(1, 8, 8).masked_fill(~known, torch.nan), 0, 0, outline=known)
     orange: Any = np.isclose(sheet.dots, OUTLINE).all(-1)
-    big: Any = known.repeat(5, 0).repeat(5, 1)
+    big: Any = known.numpy().repeat(5, 0).repeat(5, 1)
     assert (np.isclose(sheet.dots, MISSING).all(-1) == ~big).all()
     assert not orange[~big].any()
     depth = 1 + OUTLINE_WIDTH
