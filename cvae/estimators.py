@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import pyro
 import torch
@@ -15,15 +15,10 @@ from cvae.baseline import BaselineNet, MaskedBCELoss
 from cvae.data import make_loader
 from cvae.model import CVAE
 
-__all__ = [
-    "baseline_nll",
-    "effective_sample_size",
-    "estimate_cll",
-    "importance_sampling",
-    "kl_per_latent",
-    "log_weights",
-    "monte_carlo",
-]
+__all__ = ["baseline_nll", "effective_sample_size", "estimate_cll", "importance_sampling", "kl_per_latent"]
+__all__ += ["log_weights", "monte_carlo"]
+
+Batch = dict[str, Tensor]
 
 ROWS_AT_ONCE = 2048  # particles x images decoded together: few MB, which caches hold
 
@@ -54,16 +49,9 @@ def log_weights(
     Returns:
         Weights in nats, shape (num_particles, batch).
     """
-
-    def in_particles(fn: Callable[..., Any], ys: Tensor | None) -> Callable[[], Any]:
-        def run() -> Any:
-            with pyro.plate("particles", num_particles, dim=-2):
-                return fn(xs, ys, y_hat)
-
-        return run
-
-    model = in_particles(cvae.model, ys)
-    guide = in_particles(cvae.guide, ys if proposal == "recognition" else None)
+    particles = pyro.plate("particles", num_particles, dim=-2)
+    model = particles(partial(cvae.model, xs, ys, y_hat))
+    guide = particles(partial(cvae.guide, xs, ys if proposal == "recognition" else None, y_hat))
     with torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
         model_trace, guide_trace = get_importance_trace("flat", 2, model, guide, (), {})
     p, r = model_trace.nodes, guide_trace.nodes
@@ -98,15 +86,14 @@ def effective_sample_size(weights: Tensor) -> Tensor:
 
 @torch.no_grad()
 def kl_per_latent(cvae: CVAE, dataset: Dataset) -> Tensor:
-    """Compute KL(q(z|x,y) || p(z|x)) of every image and latent: shape (N, z_dim), float64 on the CPU, in nats."""
-    batches = []
-    for batch in make_loader(dataset, ROWS_AT_ONCE):
+    """Compute KL(q(z|x,y) || p(z|x)) of every image and latent: shape (z_dim, N), float64 on the CPU, in nats."""
+
+    def kl(batch: Batch) -> Tensor:
         xs = batch["input"]
         y_hat = batch["y_hat"] if "y_hat" in batch else cvae.baseline_predictions(xs)
-        posterior = Normal(*cvae.recognition_net(xs, batch["output"]))
-        prior = Normal(*cvae.prior_net(xs, y_hat))
-        batches.append(kl_divergence(posterior, prior).cpu())
-    return torch.cat(batches).double()
+        return kl_divergence(Normal(*cvae.recognition_net(xs, batch["output"])), Normal(*cvae.prior_net(xs, y_hat))).t()
+
+    return _for_all_images(kl, dataset, ROWS_AT_ONCE)
 
 
 def estimate_cll(
@@ -130,22 +117,23 @@ def estimate_cll(
     Returns:
         Shape (..., N), float64 on the CPU; of those two (N,), in nats.
     """
-    per_image: list[Tensor] = []
-    for batch in make_loader(dataset, max(1, ROWS_AT_ONCE // num_particles)):
-        arguments = batch["input"], batch["output"], batch.get("y_hat")
-        chunks = [
-            log_weights(
-                cvae, *arguments, num_particles=min(ROWS_AT_ONCE, num_particles - start), proposal=proposal
-            )
-            for start in range(0, num_particles, ROWS_AT_ONCE)
-        ]
-        per_image.append(reduction(torch.cat(chunks)).cpu())
-    return torch.cat(per_image, dim=-1).double()
+
+    def estimate(batch: Batch) -> Tensor:
+        arguments = cvae, batch["input"], batch["output"], batch.get("y_hat")
+        chunks = [min(ROWS_AT_ONCE, num_particles - start) for start in range(0, num_particles, ROWS_AT_ONCE)]
+        weights = [log_weights(*arguments, num_particles=chunk, proposal=proposal) for chunk in chunks]
+        return reduction(torch.cat(weights))
+
+    return _for_all_images(estimate, dataset, max(1, ROWS_AT_ONCE // num_particles))
 
 
 @torch.no_grad()
 def baseline_nll(net: BaselineNet, dataset: Dataset) -> Tensor:
     """Compute the baseline's negative CLL of every image: shape (N,), float64 on the CPU, in nats."""
     loss = MaskedBCELoss(from_logits=True)
-    batches = make_loader(dataset, ROWS_AT_ONCE)
-    return torch.cat([loss.per_image(net.logits(b["input"]), b["output"]).cpu() for b in batches]).double()
+    return _for_all_images(lambda b: loss.per_image(net.logits(b["input"]), b["output"]), dataset, ROWS_AT_ONCE)
+
+
+def _for_all_images(compute: Callable[[Batch], Tensor], dataset: Dataset, batch_size: int) -> Tensor:
+    """Compute values of shape (..., batch) for each batch, and put them together."""
+    return torch.cat([compute(batch).cpu() for batch in make_loader(dataset, batch_size)], dim=-1).double()

@@ -94,30 +94,27 @@ def evaluate(
         differences image by image; ``KL`` and ``Reconstruction`` add up to Monte Carlo.  A latent is active
         if its KL is over 0.01 nats on average; the worst percentile is the one that 1 % of images lie below.
     """
+
+    def with_sample_size(weights: Tensor) -> Tensor:
+        return torch.stack([importance_sampling(weights), effective_sample_size(weights)])
+
     logger.info("Estimating the CLL of %s images, %s", f"{len(dataset):,}", dataset.name)
-    portion = distributed.process_portion(dataset)
+    portion, many = distributed.process_portion(dataset), num_importance_samples
     baseline = _gathered(baseline_nll(cvae.baseline_net, portion))
     elbo = _gathered(estimate_cll(cvae, portion, num_particles=num_particles, reduction=monte_carlo))
-    prior = _gathered(estimate_cll(cvae, portion, num_particles=num_importance_samples, proposal="prior"))
+    prior = _gathered(estimate_cll(cvae, portion, num_particles=many, proposal="prior"))
     importance, sample_sizes = _gathered(
-        estimate_cll(
-            cvae,
-            portion,
-            num_particles=num_importance_samples,
-            reduction=lambda weights: torch.stack(
-                [importance_sampling(weights), effective_sample_size(weights)]
-            ),
-        )
+        estimate_cll(cvae, portion, num_particles=many, reduction=with_sample_size)
     )
-    latents = _gathered(kl_per_latent(cvae, portion).t()).t()
-    kl = latents.sum(-1)
+    latents = _gathered(kl_per_latent(cvae, portion))  # (latents, images)
+    kl = latents.sum(0)
     missing = (dataset[0]["output"] != cvae.masked_with).sum().item()
     return Evaluation(
         rows={
             "NN (baseline)": Estimate.over(baseline, 0),
             "CVAE (Monte Carlo)": Estimate.over(elbo, num_particles),
-            "CVAE (prior sampling)": Estimate.over(prior, num_importance_samples),
-            "CVAE (importance sampling)": Estimate.over(importance, num_importance_samples),
+            "CVAE (prior sampling)": Estimate.over(prior, many),
+            "CVAE (importance sampling)": Estimate.over(importance, many),
             "Performance gap": Estimate.over(baseline - elbo, num_particles),
         },
         diagnostics={
@@ -126,7 +123,7 @@ def evaluate(
             "Performance gap per pixel": Estimate.over((baseline - elbo) / missing, num_particles),
             "Effective sample size, median": sample_sizes.median().item(),
             "Effective sample size, worst percentile": sample_sizes.quantile(0.01).item(),
-            "Active latents": (latents.mean(0) > MIN_KL_OF_ACTIVE_LATENT).sum().double().item(),
+            "Active latents": (latents.mean(1) > MIN_KL_OF_ACTIVE_LATENT).sum().double().item(),
         },
     )
 
@@ -156,8 +153,6 @@ def draw_samples(cvae: CVAE, xs: Tensor, num_samples: int) -> Tensor:
     Returns:
         Pixel probabilities in [0, 1], shape (num_samples, batch, h, w).
     """
-    predictive = Predictive(
-        cvae.model, guide=cvae.guide, num_samples=num_samples, return_sites=("y",), parallel=True
-    )
+    predictive = Predictive(cvae.model, None, cvae.guide, num_samples, ("y",), parallel=True)
     with pyro.get_param_store().scope():
         return predictive(xs)["y"].view(num_samples, *xs.shape)

@@ -178,12 +178,12 @@ def test_effective_sample_size_counts_equal_weights():
 
 def test_kl_is_that_of_two_gaussians(cvae, dataset, xs_ys):
     kl = kl_per_latent(cvae, dataset)
-    assert kl.shape == (200, 3) and kl.dtype == torch.float64
+    assert kl.shape == (3, 200) and kl.dtype == torch.float64
     with torch.no_grad():
         q_loc, q_scale = (t.double() for t in cvae.recognition_net(*xs_ys))
         p_loc, p_scale = (t.double() for t in cvae.prior_net(xs_ys[0], cvae.baseline_predictions(xs_ys[0])))
     expected = (p_scale / q_scale).log() + (q_scale**2 + (q_loc - p_loc) ** 2) / (2 * p_scale**2) - 0.5
-    torch.testing.assert_close(kl[:20], expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(kl.t()[:20], expected, rtol=1e-4, atol=1e-6)
 
 
 class SwitchedDecoder(Decoder):
