@@ -1,8 +1,7 @@
 """Training of the baseline and of the CVAE, with early stopping."""
 
-import copy
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import pyro
 import torch.nn as nn
@@ -28,27 +27,18 @@ __all__ = ["EarlyStopping", "train_baseline", "train_cvae"]
 Batch = dict[str, Tensor]
 
 
+@dataclass(frozen=True)
 class EarlyStopping:
-    """Save the weights of the epoch with the lowest validation loss, and stop when there is no lower one.
+    """Stop when the validation loss has not become lower for so many epochs; the best epoch's weights are used.
 
     Args:
         patience: number of epochs without a lower validation loss after which training stops.
-
-    Attributes:
-        best_weights: state dict of the net after the best epoch so far.
     """
 
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
-        self.best_weights: dict[str, Any] = {}
+    patience: int
 
-    def record_epoch(self, history: History, net: nn.Module) -> None:
-        """Save the weights if the last epoch is the best one."""
-        if history.best_epoch == len(history.epochs):
-            self.best_weights = copy.deepcopy(net.state_dict())
-
-    def should_stop(self, history: History) -> bool:
-        """Whether the best epoch is ``patience`` epochs ago."""
+    def __call__(self, history: History) -> bool:
+        """Tell whether the best epoch is ``patience`` epochs ago."""
         return len(history.epochs) - history.best_epoch >= self.patience
 
 
@@ -96,7 +86,7 @@ def train_baseline(
         return {"val": masked_loss(batch)}
 
     state = TrainingState(net, optimizer, EarlyStopping(settings.early_stop_patience), settings.num_epochs)
-    return fit("baseline", state, step, validate, dataloaders, checkpoint=checkpoint, progress=progress)
+    return fit("baseline", state, step, validate, dataloaders, checkpoint, progress)
 
 
 def train_cvae(
@@ -120,22 +110,12 @@ def train_cvae(
 
     Args:
         cvae: trained in place.
-        dataloaders: keyed ``"train"`` and ``"val"``, of samples with ``input``, ``output`` and, if the
-            baseline's predictions are cached, ``y_hat``.
-        settings: number of epochs, learning rate and the like.
+        dataloaders: as for :func:`train_baseline`; samples hold ``y_hat`` if the baseline's predictions are cached.
         elbo: Pyro's estimate of the bound, by default ``TraceMeanField_ELBO()`` with the KL term in closed form.
             Validation always has it in closed form.
-        checkpoint: where each epoch is saved, and where an interrupted run is resumed from.
-        progress: display of the whole command.
         snapshot: called with the number of each epoch after it; what it returns is saved in the history.
 
-    Returns:
-        The losses of every epoch.
-
-    Raises:
-        TrainingError: a loss is not finite.
-        FileError: the checkpoint does not fit.
-        OSError: the checkpoint can't be written.
+    Other arguments, results and errors are those of :func:`train_baseline`.
     """
     nets = nn.ModuleList([cvae.prior_net, cvae.recognition_net, cvae.generation_net])
     optimizer = Optimizer(nets.parameters(), settings, steps_per_epoch=len(dataloaders["train"]))
@@ -152,16 +132,7 @@ def train_cvae(
     # The scope keeps these parameters apart from those of any other model.  Without Pyro's own checks a
     # loss that is not finite reaches ours.
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        return fit(
-            "CVAE",
-            state,
-            step,
-            validate,
-            dataloaders,
-            checkpoint=checkpoint,
-            progress=progress,
-            snapshot=snapshot,
-        )
+        return fit("CVAE", state, step, validate, dataloaders, checkpoint, progress, snapshot)
 
 
 def _elbo_terms(cvae: CVAE, batch: Batch) -> tuple[Tensor, Tensor]:

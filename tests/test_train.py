@@ -37,30 +37,18 @@ def few(real_digits):
 
 
 @pytest.mark.parametrize(
-    "patience, val, epochs, best",
+    "patience, val, epochs",
     [
-        (1, [3, 2, 2, 1], 3, 2),
-        (2, [3, 4, 2, 3, 3, 1], 5, 3),
-        (3, [1, 2, 3, 4], 4, 1),
-        (5, [4, 3, 2, 1], 4, 4),
-        (2, [2, 1, 1, 1, 0], 4, 2),  # an equal loss is not a lower one
+        (1, [3, 2, 2, 1], 3),
+        (2, [3, 4, 2, 3, 3, 1], 5),
+        (3, [1, 2, 3, 4], 4),
+        (5, [4, 3, 2, 1], None),
+        (2, [2, 1, 1, 1, 0], 4),  # an equal loss is not a lower one
     ],
 )
-def test_early_stopping_waits_for_its_patience_and_has_the_weights_of_the_best_epoch(
-    patience, val, epochs, best
-):
-    early_stopping, history, net = EarlyStopping(patience), History(), torch.nn.Linear(2, 1)
-    assert not early_stopping.should_stop(history) and early_stopping.best_weights == {}
-    for epoch, loss in enumerate(val, 1):
-        with torch.no_grad():
-            net.weight.fill_(epoch)
-        history.epochs.append({"val": loss})
-        early_stopping.record_epoch(history, net)
-        if early_stopping.should_stop(history):
-            break
-    assert len(history.epochs) == epochs
-    assert early_stopping.best_weights.keys() == net.state_dict().keys()
-    assert (early_stopping.best_weights["weight"] == best).all()
+def test_early_stopping_waits_for_its_patience(patience, val, epochs):
+    stops = [EarlyStopping(patience)(History([{"val": loss} for loss in val[:n]])) for n in range(len(val) + 1)]
+    assert stops.index(True) == epochs if epochs else not any(stops)
 
 
 @pytest.mark.parametrize("elbo", [TraceMeanField_ELBO, Trace_ELBO])

@@ -1,5 +1,6 @@
 """The training loop of both nets, which can be interrupted and resumed."""
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -27,7 +28,6 @@ def fit(
     step: Callable[[Batch], float],
     validate: Callable[[Batch], dict[str, Tensor]],
     dataloaders: dict[str, DataLoader],
-    *,
     checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
     snapshot: Callable[[int], Tensor] | None = None,
@@ -36,18 +36,11 @@ def fit(
 
     Args:
         name: of the net, in the checkpoint and in messages.
-        state: net, optimizer and early stopping.
+        state: net, optimizer and early stopping, which an epoch changes.
         step: takes a gradient step on a batch, and returns the loss before it, summed over its images.
         validate: returns sums over the images of a batch by name, among them ``val``, which decides.
-        dataloaders: keyed ``"train"`` and ``"val"``.
-        checkpoint: where each epoch is saved, and where an interrupted run is resumed from.
-        progress: display of the whole command.
-        snapshot: called with the number of each epoch after it; what it returns is saved in the history.
 
-    Raises:
-        TrainingError: a loss is not finite.
-        FileError: the checkpoint does not fit.
-        OSError: the checkpoint can't be written.
+    Other arguments, and the errors, are those of :func:`cvae.train.train_cvae`.
     """
     if checkpoint is not None:
         checkpoint.restore(name, state.load_state_dict)
@@ -64,13 +57,14 @@ def fit(
         history.epochs.append(distributed.broadcast(losses))  # one process decides for all when to stop
         if snapshot is not None:
             history.snapshots.append(snapshot(epoch))
-        state.early_stopping.record_epoch(history, state.net)
+        if history.best_epoch == epoch:
+            state.best_weights = copy.deepcopy(state.net.state_dict())
         saved = state.state_dict()
         if checkpoint is not None and distributed.is_main():
             checkpoint.save(**{name: saved})
         progress.end_epoch()
     progress.end()
-    state.net.load_state_dict(state.early_stopping.best_weights)
+    state.net.load_state_dict(state.best_weights)
     return history
 
 

@@ -2,8 +2,9 @@
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -14,17 +15,7 @@ from cvae.training.history import History
 from cvae.training.optimizer import Optimizer
 from cvae.training.randomness import random_state, set_random_state
 
-__all__ = ["StoppingRule", "TrainingState"]
-
-
-class StoppingRule(Protocol):
-    """Decides when training ends, and holds the weights that it ends with."""
-
-    best_weights: dict[str, Any]
-
-    def record_epoch(self, history: History, net: nn.Module) -> None: ...
-
-    def should_stop(self, history: History) -> bool: ...
+__all__ = ["TrainingState"]
 
 
 @dataclass
@@ -34,25 +25,27 @@ class TrainingState:
     Attributes:
         net: trained in place.
         optimizer: of its parameters.
-        early_stopping: holds the best weights.
+        should_stop: tells from the history whether to stop before the last epoch.
         num_epochs: maximum number of epochs.
         history: losses of the epochs so far.
+        best_weights: of the net after the best of them.
     """
 
     net: nn.Module
     optimizer: Optimizer
-    early_stopping: StoppingRule
+    should_stop: Callable[[History], bool]
     num_epochs: int
     history: History = field(default_factory=History)
+    best_weights: dict[str, Any] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
         """Whether training has reached its last epoch, or early stopping has ended it."""
-        return len(self.history.epochs) >= self.num_epochs or self.early_stopping.should_stop(self.history)
+        return len(self.history.epochs) >= self.num_epochs or self.should_stop(self.history)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what it takes to resume, random numbers included, or once finished the result only."""
-        result = {**vars(self.history), "best_weights": self.early_stopping.best_weights}
+        result = {**vars(self.history), "best_weights": self.best_weights}
         if self.finished:
             return result
         random_states = distributed.gather(random_state(self._device))
@@ -71,7 +64,7 @@ class TrainingState:
             raise ValueError("it has not one snapshot for each epoch")
         self.history = History(epochs, snapshots)
         self.net.load_state_dict(state["best_weights"])
-        self.early_stopping.best_weights = copy.deepcopy(self.net.state_dict())
+        self.best_weights = copy.deepcopy(self.net.state_dict())
         if self.finished:
             return
         self.net.load_state_dict(state["weights"])

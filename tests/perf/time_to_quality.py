@@ -10,6 +10,7 @@ Those epochs were counted once, which takes most of an hour, by
 """
 
 import argparse
+import copy
 import re
 import subprocess
 import sys
@@ -83,14 +84,15 @@ def count_epochs(data_dir: str, images: int = 60_000) -> tuple[int, int]:
     """Train the tutorial's way: the baseline with early stopping, then the CVAE until it has the quality."""
     torch.manual_seed(0)
     way, history = TutorialWay(data_dir, images, keep_samples=True), History()
-    early_stopping = EarlyStopping(PATIENCE)
+    should_stop = EarlyStopping(PATIENCE)
     for baseline_epochs in range(1, MAX_EPOCHS + 1):
         history.epochs.append({"val": way.baseline_epoch()})
         print(f"baseline, epoch {baseline_epochs}: {history.epochs[-1]['val']:.2f}", flush=True)
-        early_stopping.record_epoch(history, way.baseline)
-        if early_stopping.should_stop(history):
+        if history.best_epoch == baseline_epochs:
+            best_weights = copy.deepcopy(way.baseline.state_dict())
+        if should_stop(history):
             break
-    way.baseline.load_state_dict(early_stopping.best_weights)
+    way.baseline.load_state_dict(best_weights)
     for cvae_epochs in range(1, MAX_EPOCHS + 1):
         loss = way.cvae_epoch()
         print(f"CVAE, epoch {cvae_epochs}: {loss:.2f}", flush=True)

@@ -44,8 +44,8 @@ class Scripted:
 
     def fit(self, settings, checkpoint=None, snapshot=None):
         self.optimizer = Optimizer(self.net.parameters(), settings, len(LOADERS["train"]))
-        early_stopping = EarlyStopping(settings.early_stop_patience)
-        state = TrainingState(self.net, self.optimizer, early_stopping, settings.num_epochs)
+        should_stop = EarlyStopping(settings.early_stop_patience)
+        state = TrainingState(self.net, self.optimizer, should_stop, settings.num_epochs)
         return fit(
             "CVAE", state, self.step, self.validate, LOADERS, checkpoint=checkpoint, snapshot=snapshot
         )
