@@ -60,14 +60,14 @@ def mnist_dir(tmp_path, monkeypatch):
     """
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    sizes_and_md5s = {}
+    md5s = {}
     for split, value, count in (("train", 7, 60), ("t10k", 9, 10)):
         images = struct.pack(">IIII", 2051, count, 28, 28) + bytes([value]) * count * 784
         digits = struct.pack(">II", 2049, count) + bytes(item % 10 for item in range(count))
         for name, content in ((f"{split}-images-idx3-ubyte", images), (f"{split}-labels-idx1-ubyte", digits)):
             (raw / name).write_bytes(content)
-            sizes_and_md5s[f"MNIST/raw/{name}"] = (len(content), hashlib.md5(content).hexdigest())
-    monkeypatch.setattr(sources, "FILE_SIZES_AND_MD5S", sizes_and_md5s)
+            md5s[f"MNIST/raw/{name}"] = hashlib.md5(content).hexdigest()
+    monkeypatch.setattr(sources, "MD5S", md5s)
     return tmp_path
 
 

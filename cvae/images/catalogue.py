@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CATALOGUE", "DATASETS", "FILE_SIZES_AND_MD5S", "VAL_FRACTION", "Source"]
+__all__ = ["CATALOGUE", "DATASETS", "MD5S", "VAL_FRACTION", "Source"]
 
 VAL_FRACTION = 1 / 6  # of your own images
 
@@ -54,14 +54,14 @@ CATALOGUE = {
 }
 DATASETS: tuple[str, ...] = (*CATALOGUE, "mnist-5k")
 
-# Of unpacked files, which torchvision itself does not check; the sizes are in bytes.
-FILE_SIZES_AND_MD5S = {
-    "MNIST/raw/train-images-idx3-ubyte": (47_040_016, "6bbc9ace898e44ae57da46a324031adb"),
-    "MNIST/raw/train-labels-idx1-ubyte": (60_008, "a25bea736e30d166cdddb491f175f624"),
-    "MNIST/raw/t10k-images-idx3-ubyte": (7_840_016, "2646ac647ad5339dbf082846283269ea"),
-    "MNIST/raw/t10k-labels-idx1-ubyte": (10_008, "27ae3e4e09519cfbb04c329615203637"),
-    "FashionMNIST/raw/train-images-idx3-ubyte": (47_040_016, "f4a8712d7a061bf5bd6d2ca38dc4d50a"),
-    "FashionMNIST/raw/train-labels-idx1-ubyte": (60_008, "9018921c3c673c538a1fc5bad174d6f9"),
-    "FashionMNIST/raw/t10k-images-idx3-ubyte": (7_840_016, "8181f5470baa50b63fa0f6fddb340f0a"),
-    "FashionMNIST/raw/t10k-labels-idx1-ubyte": (10_008, "15d484375f8d13e6eb1aabb0c3f46965"),
+# Of unpacked files, which torchvision itself does not check.
+MD5S = {
+    "MNIST/raw/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "MNIST/raw/train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "MNIST/raw/t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "MNIST/raw/t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    "FashionMNIST/raw/train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "FashionMNIST/raw/train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+    "FashionMNIST/raw/t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+    "FashionMNIST/raw/t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
 }
