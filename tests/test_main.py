@@ -389,7 +389,7 @@ def _stopping_after(calls, place, number):
     return call
 
 
-@pytest.mark.parametrize("written", [0, 4, 14])
+@pytest.mark.parametrize("written", [0, 4, 14, 20])
 def test_full_disk_ends_the_run_which_goes_on_with_room(tmp_path, finished, monkeypatch, capsys, written):
     """The disk has room for so many files, and then for none."""
     files_written = 0
@@ -452,9 +452,13 @@ def test_damaged_checkpoint_is_refused_and_stays(copied, capsys, damage, complai
 def test_snapshots_of_other_images_are_refused(copied, capsys):
     path = copied / "checkpoint_q3.pt"
     change(path, "CVAE", shrunk(path))
+    before = files(copied)
     assert main.main([*TINY, "-nq", "1", "3", "--animate", "--output-dir", str(copied)]) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("main.py: error: ")
     assert line.endswith("snapshots of the checkpoint are of other images: start afresh with --overwrite")
+    after = files(copied)
+    assert {name: after[name] for name in before} == before and "training_q3.gif" not in after
 
 
 def change(path, part, content):

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvae.images.catalogue import DATASETS
+from cvae.choices import ACTIVATIONS, ELBOS, GENERATION_INPUTS, SCHEDULES
+from cvae.images.catalogue import DATASETS, VAL_FRACTION
 from cvae.run.command_line import make_parser, parse_args
 from cvae.run.settings import RECIPES, Settings
 
@@ -52,7 +53,13 @@ def test_flags_of_pyros_example_are_understood():
     assert parse_args(["--num-quadrant-inputs=1"]).num_quadrant_inputs == (1,)
 
 
-def test_every_data_set_is_a_choice():
+def test_choices_are_those_that_the_modules_offer():
+    choices = {action.dest: action.choices for action in make_parser()._actions}
+    assert choices["elbo"] == ELBOS
+    assert choices["schedule"] == SCHEDULES
+    assert choices["activation"] == ACTIVATIONS
+    assert choices["generation_input"] == GENERATION_INPUTS
+    assert choices["recipe"] == tuple(RECIPES)
     for name in ("auto", *DATASETS):
         assert parse_args(["--dataset", name]).dataset == name
 
@@ -186,6 +193,26 @@ def test_any_text_is_taken_or_refused_in_one_line(flag, text):
     with contextlib.redirect_stderr(errors), contextlib.suppress(SystemExit):
         parse_args([flag, text])
     assert len(errors.getvalue().splitlines()) == bool(errors.getvalue())
+
+
+def test_help_shows_every_default_and_recipes_that_have_another():
+    def words(value):
+        if isinstance(value, tuple):
+            return " ".join(map(str, value))
+        return {VAL_FRACTION: "1/6", math.inf: "none"}.get(value, str(value))
+
+    parser = make_parser()
+    shown = " ".join(parser.format_help().split())
+    flags = {action.dest: " ".join((action.help or "").split()) for action in parser._actions}
+    assert flags.keys() - {"help", "cuda"} == vars(Settings()).keys()
+    for name, usual in vars(Settings()).items():
+        parts = [] if usual is None or usual is False else [f"default: {words(usual)}"]
+        for recipe, values in RECIPES.items():
+            if vars(values).get(name, usual) != usual:
+                parts.append(f"{recipe}: {words(vars(values)[name])}")
+        text = f"({'; '.join(parts)})"
+        assert flags[name].endswith(text) if parts else "(" not in flags[name], name
+        assert flags[name] in shown, name
 
 
 def test_help_shows_each_default_that_says_something():

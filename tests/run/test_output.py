@@ -56,7 +56,8 @@ def test_settings_are_compared_one_by_one(tmp_path):
     for n in (1, 3):
         Checkpoint(tmp_path / f"checkpoint_q{n}.pt", settings).save(done=n)
     checkpoints = load_checkpoints(tmp_path, [2, 3], settings)
-    assert {n: checkpoint.parts for n, checkpoint in checkpoints.items()} == {1: {"done": 1}, 2: {}, 3: {"done": 3}}
+    found = {n: checkpoint.parts for n, checkpoint in checkpoints.items()}
+    assert found == {1: {"done": 1}, 2: {}, 3: {"done": 3}}
     assert checkpoints[2] == Checkpoint(tmp_path / "checkpoint_q2.pt", settings)
     with pytest.raises(UsageError) as failure:
         load_checkpoints(tmp_path, [1], {"seed": 0, "batch_size": 64, "new": 1.5})
