@@ -25,7 +25,7 @@ def run(settings: Settings) -> None:
     from cvae.evaluate import evaluate
     from cvae.figures import figures
     from cvae.figures.ambiguity import choose_inputs
-    from cvae.figures.snapshots import take_snapshot
+    from cvae.figures.animation import take_snapshot
     from cvae.model import CVAE
     from cvae.run import output, preparation, results
     from cvae.run.device import choose_device

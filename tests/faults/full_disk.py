@@ -1,4 +1,4 @@
-"""Fill a small disk up in the middle of a run, make room, and go on.  Needs the right to mount a tmpfs."""
+"""Fill a small disk up in the middle of a run, make room, and resume.  Needs the right to mount a tmpfs."""
 
 import subprocess
 import tempfile
@@ -23,12 +23,12 @@ def main() -> int:
         if subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
             raise SystemExit("can't mount a tmpfs here: run this as root")
         try:
-            return _fill_and_go_on(disk, Path(place))
+            return _fill_and_resume(disk, Path(place))
         finally:
             subprocess.run(["umount", str(disk)], check=True)
 
 
-def _fill_and_go_on(disk: Path, place: Path) -> int:
+def _fill_and_resume(disk: Path, place: Path) -> int:
     words, filler = [*SMALL, "--output-dir", str(disk / "results")], disk / "filler"
     child = Child(words, place / "full.log")
     if not child.wait_for(lambda: "3 quadrants, baseline, epoch 1" in child.printed()):
@@ -45,7 +45,7 @@ def _fill_and_go_on(disk: Path, place: Path) -> int:
     filler.unlink()
     again = Child(words, place / "again.log")
     same = again.wait() == 0 and outcome(disk / "results") == outcome(place / "alone")
-    print("with room again it went on and came to the same outcome" if same else again.printed())
+    print("with room again it resumed, with the same results" if same else again.printed())
     fine = (
         (status, refused) == (1, 1)
         and COMPLAINT in line

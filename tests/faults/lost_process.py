@@ -27,18 +27,18 @@ def main() -> int:
         said = [line for line in log.read_text().splitlines() if line.startswith("main.py: ")]
         print(f"a process was killed; exit status {status}; said: {' / '.join(said) or 'nothing'}")
         shutil.copytree(f"{place}/results", f"{place}/copied")
-        fine = _goes_on([*TOGETHER, *words], "the same command", log)
-        fine &= _goes_on(
+        fine = _resumes([*TOGETHER, *words], "the same command", log)
+        fine &= _resumes(
             [sys.executable, "main.py", *SMALL, "--output-dir", f"{place}/copied"], "one process", log
         )
         return int(not (status and len(said) == 1 and fine))
 
 
-def _goes_on(command: list[str], name: str, log: Path) -> bool:
+def _resumes(command: list[str], name: str, log: Path) -> bool:
     """Run to the end, and tell whether that was a continuation."""
     status = _start(command, log).wait()
     fine = status == 0 and "1 quadrant, CVAE: resumed after epoch" in log.read_text()
-    print(f"{name}: exit status {status}, {'went on to the end' if fine else log.read_text()}")
+    print(f"{name}: exit status {status}, {'resumed and finished' if fine else log.read_text()}")
     return fine
 
 

@@ -2,7 +2,7 @@ from functools import partial
 
 import torch
 
-from cvae.figures.snapshots import take_snapshot
+from cvae.figures.animation import take_snapshot
 from cvae.storage.checkpoint import Checkpoint
 from cvae.train import train_cvae
 from cvae.training.settings import TrainingSettings
