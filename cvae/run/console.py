@@ -48,11 +48,8 @@ def exit_status(run: Callable[[Settings], None], settings: Settings) -> int:
             traceback.print_exc()
         if received:  # whatever a library made of the interruption
             without = " without --overwrite" if settings.overwrite else ""
-            reason = (
-                f"stopped by {signal.Signals(received[0]).name}: the same command{without} resumes after the last "
-                "finished epoch"
-            )
-            status = 128 + received[0]
+            status, name = 128 + received[0], signal.Signals(received[0]).name
+            reason = f"stopped by {name}: the same command{without} resumes after the last finished epoch"
         elif isinstance(error, UsageError):
             status, reason = 2, f"error: {error}"
         elif isinstance(error, (OSError, RuntimeError, MemoryError)):
@@ -93,19 +90,18 @@ class _Handler(logging.StreamHandler):
 @contextlib.contextmanager
 def _interrupted_by_signals(received: list[int]) -> Iterator[None]:
     """Turn the first SIGINT or SIGTERM into a ``KeyboardInterrupt``; a second one ends the process at once."""
+    signals = (signal.SIGINT, signal.SIGTERM)
 
     def interrupt(number: int, _: FrameType | None) -> None:
         received.append(number)
-        for each in handlers:
+        for each in signals:
             signal.signal(each, signal.SIG_DFL)
         raise KeyboardInterrupt
 
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in handlers:
-        signal.signal(number, interrupt)
+    handlers = {each: signal.signal(each, interrupt) for each in signals}
     try:
         yield
     finally:
         if not received:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+            for each, handler in handlers.items():
+                signal.signal(each, handler)

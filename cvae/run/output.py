@@ -18,70 +18,55 @@ __all__ = ["delete_results", "load_checkpoints", "lock_output", "log_result_file
 
 logger = logging.getLogger(__name__)
 
-RESULTS = ["results.csv", "results.md", "metrics.json", "model.png", "problem.png"]
-RESULTS += [f"{name}_q[123].pth" for name in ("baseline_net", "cvae_net")]
-RESULTS += [f"{name}_q[123].png" for name in ("cvae_plot", "diversity", "training")]
-RESULTS += [f"training_q[123].{ending}" for ending in ("csv", "gif", "mp4")]
 CHECKPOINTS = "checkpoint_q[123].pt"
 SEED_FOLDERS = "seed_*"
-
-
-def lock_folder(folder: Path) -> contextlib.AbstractContextManager[object]:
-    """Make a folder, check that it can be written to, and lock it against other runs until the context ends.
-
-    Raises:
-        UsageError: it can't be made or written to.
-        OSError: another run has locked it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(f"can't write to {folder} ({error.strerror}): choose another --output-dir") from error
-    try:
-        return filelock.FileLock(folder / ".lock").acquire(blocking=False)
-    except filelock.Timeout as error:
-        raise OSError(f"another run is writing to {folder}: wait for it, or choose another --output-dir") from error
+RESULTS = f"""
+    results.csv results.md metrics.json model.png problem.png baseline_net_q[123].pth cvae_net_q[123].pth
+    cvae_plot_q[123].png diversity_q[123].png training_q[123].png
+    training_q[123].csv training_q[123].gif training_q[123].mp4 {CHECKPOINTS}
+""".split()
 
 
 @contextlib.contextmanager
 def lock_output(settings: Settings) -> Iterator[None]:
-    """Lock every folder that a run writes to; refuse them if they hold results of a run of another kind.
+    """Make and lock every folder that a run writes to; refuse them if they hold results of a run of another kind.
 
     Raises:
-        UsageError: they do, or can't be written to.
+        UsageError: they do, or can't be made or written to.
         OSError: another run is writing to one of them.
     """
     with contextlib.ExitStack() as stack:
         if distributed.is_main():
-            stack.enter_context(lock_folder(settings.output_dir))
+            stack.enter_context(_lock(settings.output_dir))
             if not settings.overwrite:
-                refuse_mixture(settings.output_dir, settings.several_seeds)
+                _refuse_mixture(settings.output_dir, settings.several_seeds)
             if settings.several_seeds:
                 for seed in settings.seeds:
-                    stack.enter_context(lock_folder(settings.folder(seed)))
+                    stack.enter_context(_lock(settings.folder(seed)))
         yield
 
 
-def refuse_mixture(folder: Path, several_seeds: bool) -> None:
-    """Refuse a folder that holds results of a run of another kind, or results without a checkpoint.
+def _lock(folder: Path) -> contextlib.AbstractContextManager[object]:
+    """Make a folder, check that it can be written to, and lock it against other runs until the context ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return filelock.FileLock(folder / ".lock").acquire(blocking=False)
+    except filelock.Timeout as error:
+        raise OSError(f"another run is writing to {folder}: wait for it, or choose another --output-dir") from error
+    except OSError as error:
+        raise UsageError(f"can't write to {folder} ({error.strerror}): choose another --output-dir") from error
 
-    Args:
-        folder: the output folder.
-        several_seeds: whether the run has a folder for each seed in it, and a table of means.
 
-    Raises:
-        UsageError: it holds such results.
-    """
+def _refuse_mixture(folder: Path, several_seeds: bool) -> None:
+    """Refuse results of one seed for a run of several, the other way round, and results without a checkpoint."""
     single, several = sorted(folder.glob(CHECKPOINTS)), sorted(folder.glob(f"{SEED_FOLDERS}/{CHECKPOINTS}"))
     own, foreign = (several, single) if several_seeds else (single, several)
     if not own:
         foreign += [path for pattern in RESULTS for path in folder.glob(pattern)]
     if foreign:
         raise UsageError(
-            f"{foreign[0]} is there from another run: choose another --output-dir, or start afresh with "
-            "--overwrite"
+            f"{foreign[0]} is there from another run: choose another --output-dir, or start afresh with --overwrite"
         )
 
 
@@ -117,20 +102,21 @@ def load_checkpoints(folder: Path, quadrants: Iterable[int], settings: dict[str,
     return checkpoints
 
 
-def result_files(folder: Path) -> list[Path]:
-    """List the files that runs have written to a folder, by name."""
-    return sorted(path for pattern in (*RESULTS, CHECKPOINTS) for path in folder.glob(pattern))
-
-
 def log_result_files(settings: Settings) -> None:
     """Log the names of all files in the folders of a run."""
-    folders = dict.fromkeys([*map(settings.folder, settings.seeds), settings.output_dir])
-    paths = [path for folder in folders for path in result_files(folder)]
+    paths = _result_files([*map(settings.folder, settings.seeds), settings.output_dir])
     logger.info("Written:\n%s", "\n".join(f"  {path}" for path in paths))
 
 
 def delete_results(folder: Path) -> None:
     """Delete what runs have written to a folder and its folders of seeds, and nothing else."""
-    for place in (folder, *folder.glob(SEED_FOLDERS)):
-        for path in result_files(place):
-            path.unlink()
+    for path in _result_files([folder, *folder.glob(SEED_FOLDERS)]):
+        path.unlink()
+
+
+def _result_files(folders: list[Path]) -> list[Path]:
+    """List the files that runs have written to some folders, by folder and name."""
+    found: list[Path] = []
+    for folder in dict.fromkeys(folders):
+        found += sorted(path for pattern in RESULTS for path in folder.glob(pattern))
+    return found

@@ -1,6 +1,9 @@
-"""What is checked and loaded before the work of a run begins."""
+"""What is chosen, checked and loaded before the work of a run begins."""
 
+import os
 from dataclasses import replace
+
+import torch
 
 from cvae.data import CVAEMNIST, get_data, setting_name
 from cvae.errors import UsageError
@@ -12,9 +15,30 @@ from cvae.storage.checkpoint import Checkpoint
 from cvae.training import distributed
 from cvae.training.progress import Progress
 
-__all__ = ["Checkpoints", "begin_setting", "describe_splits", "plan_progress", "prepare"]
+__all__ = ["Checkpoints", "begin_setting", "choose_device", "describe_splits", "plan_progress", "prepare"]
 
 Checkpoints = dict[int, dict[int, Checkpoint]]  # seed: number of known quadrants: checkpoint
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn a name into a device that is there.
+
+    Args:
+        name: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for CUDA if it is there, else the CPU.
+
+    Raises:
+        UsageError: the device is absent.
+    """
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = "cuda" if present["cuda"] else "cpu"
+    if not present[name]:
+        here = ", ".join(device for device in present if present[device])
+        raise UsageError(f"--device {name} is absent here: choose from {here}")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # a GPU for each process that torchrun has started
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return torch.device(name)
 
 
 def prepare(settings: Settings) -> tuple[Settings, Checkpoints]:
@@ -29,9 +53,7 @@ def prepare(settings: Settings) -> tuple[Settings, Checkpoints]:
         FileError: a checkpoint is damaged.
         UsageError: the data set has too few images, or the folders hold results of other settings.
     """
-    dataset = settings.dataset
-    if distributed.is_main():
-        dataset = resolve_dataset(settings.dataset, settings.data_dir)
+    dataset = resolve_dataset(settings.dataset, settings.data_dir) if distributed.is_main() else None
     settings = replace(settings, dataset=distributed.broadcast(dataset))
     with distributed.local_main_first():
         datasets, _, sizes = get_data(
@@ -40,10 +62,16 @@ def prepare(settings: Settings) -> tuple[Settings, Checkpoints]:
     if settings.subset and settings.subset > sizes["train"]:
         raise UsageError(f"--subset {settings.subset} is more than the {sizes['train']:,} training images")
     if settings.num_images > sizes["val"]:
-        raise UsageError(
-            f"--num-images {settings.num_images} is more than the {sizes['val']} validation images"
-        )
-    checkpoints = _load_all_checkpoints(settings, datasets) if distributed.is_main() else {}
+        raise UsageError(f"--num-images {settings.num_images} is more than the {sizes['val']} validation images")
+
+    checkpoints: Checkpoints = {}
+    if distributed.is_main():
+        if settings.overwrite:
+            delete_results(settings.output_dir)
+        images = [data.original.fingerprint() for data in datasets.values()]
+        for seed in settings.seeds:
+            depends_on = {**settings.experiment, "images": images, "seed": seed}
+            checkpoints[seed] = load_checkpoints(settings.folder(seed), settings.num_quadrant_inputs, depends_on)
     return settings, distributed.broadcast(checkpoints)
 
 
@@ -59,25 +87,16 @@ def begin_setting(
 ) -> None:
     """Log which setting comes next, on which images and where."""
     device = datasets["train"].original.images.device
-    processes = f" x {distributed.world_size()}" if distributed.world_size() > 1 else ""
-    saved = ""
+    message = f"{describe_splits(datasets)}, seed {seed}, {device}"
+    if distributed.world_size() > 1:
+        message += f" x {distributed.world_size()}"
     if is_evaluated(checkpoint):
         progress.drop("evaluation", 1)
-        saved = f"; done before, loaded from {checkpoint.path}"
+        message += f"; done before, loaded from {checkpoint.path}"
     progress.setting = setting_name(n)
-    progress.log(f"{describe_splits(datasets)}, seed {seed}, {device}{processes}{saved}")
+    progress.log(message)
 
 
 def describe_splits(datasets: dict[str, CVAEMNIST]) -> str:
     """Return the names and sizes of all splits."""
     return ", ".join(f"{data.name} ({len(data):,} images)" for data in datasets.values())
-
-
-def _load_all_checkpoints(settings: Settings, datasets: dict[str, CVAEMNIST]) -> Checkpoints:
-    if settings.overwrite:
-        delete_results(settings.output_dir)
-    depends_on = {**settings.experiment, "images": [data.original.fingerprint() for data in datasets.values()]}
-    return {
-        seed: load_checkpoints(settings.folder(seed), settings.num_quadrant_inputs, {**depends_on, "seed": seed})
-        for seed in settings.seeds
-    }

@@ -1,17 +1,17 @@
 """The results of a run: saved evaluations, and the files that hold weights, tables and metrics."""
 
-import json
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyro
 import torch
 import torch.nn as nn
 
 from cvae.data import CVAEMNIST
 from cvae.evaluate import Evaluation
-from cvae.run.device import versions
 from cvae.run.settings import Settings
 from cvae.run.tables import Results, Table
 from cvae.storage.checkpoint import Checkpoint
@@ -50,22 +50,23 @@ def save_evaluations(
         histories: of ``baseline`` and ``CVAE``.
         seconds: that the evaluation took.
     """
-    summary: dict[str, Any] = {
-        net.lower(): {
-            "epochs_run": len(history.epochs),
-            "best_epoch": history.best_epoch,
-            "seconds": history.seconds,
-            "epochs": history.epochs,
-        }
-        for net, history in histories.items()
-    }
-    summary |= {
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "pyro": pyro.__version__}
+    summary = {
+        **{
+            net.lower(): {
+                "epochs_run": len(history.epochs),
+                "best_epoch": history.best_epoch,
+                "seconds": history.seconds,
+                "epochs": history.epochs,
+            }
+            for net, history in histories.items()
+        },
         "evaluation_seconds": seconds,
         "seconds": sum(history.seconds for history in histories.values()) + seconds,
-        "device": next(iter(datasets.values())).original.images.device.type,
+        "device": datasets["train"].original.images.device.type,
         "processes": distributed.world_size(),
         "threads": torch.get_num_threads(),
-        "versions": versions(),
+        "versions": versions,
     }
     outcome = {
         "evaluations": {split: asdict(evaluation) for split, evaluation in evaluations.items()},
@@ -115,25 +116,21 @@ def write_tables(settings: Settings, seed: int, checkpoints: dict[int, Checkpoin
         FileError: a checkpoint does not fit.
         OSError: a file can't be written; an older one of that name is not damaged.
     """
-    _write_files(settings.folder(seed), *_tabulate(settings, seed, checkpoints))
+    _tabulate(settings, seed, checkpoints).write(settings.folder(seed))
 
 
 def write_summary(settings: Settings, checkpoints: dict[int, dict[int, Checkpoint]]) -> None:
     """Print the table of each seed, and of several seeds write and print the means."""
-    tabulated = [_tabulate(settings, seed, by_quadrants) for seed, by_quadrants in checkpoints.items()]
-    tables, metrics = map(list, zip(*tabulated))
+    tables = [_tabulate(settings, seed, by_quadrants) for seed, by_quadrants in checkpoints.items()]
     if settings.several_seeds:
-        table = Table.of_seeds(tables, {**metrics[0], "seeds": settings.seeds})
-        _write_files(settings.output_dir, table, {"caption": table.caption, "runs": metrics})
-        tables.append(table)
+        tables.append(Table.of_seeds(tables))
+        tables[-1].write(settings.output_dir)
     for table in tables:
         print(f"\n{table.markdown()}", flush=True)
 
 
-def _tabulate(
-    settings: Settings, seed: int, checkpoints: dict[int, Checkpoint]
-) -> tuple[Table, dict[str, Any]]:
-    """Return the table of one seed, and the content of ``metrics.json``."""
+def _tabulate(settings: Settings, seed: int, checkpoints: dict[int, Checkpoint]) -> Table:
+    """Make the table of one seed, of all settings that are evaluated."""
     results: Results = {}
     metrics: dict[str, Any] = {
         "unit": "nats per image, negative conditional log-likelihood",
@@ -150,18 +147,4 @@ def _tabulate(
                 metrics["splits"] = checkpoint.parts["outcome"]["splits"]
                 metrics["settings"][f"q{n}"] = checkpoint.parts["outcome"]["summary"]
     metrics["seconds"] = sum(summary["seconds"] for summary in metrics["settings"].values())
-    metrics["results"] = {
-        f"q{n}": {split: asdict(evaluation) for split, evaluation in evaluations.items()}
-        for n, evaluations in results.items()
-    }
-    return Table.of_run(results, metrics, settings.diagnostics), metrics
-
-
-def _write_files(folder: Path, table: Table, metrics: dict[str, Any]) -> None:
-    for name, text in (
-        ("results.csv", table.values.to_csv(index_label=table.caption, lineterminator="\n")),
-        ("results.md", table.markdown()),
-        ("metrics.json", json.dumps(metrics, indent=2) + "\n"),
-    ):
-        with atomic_write(folder / name) as file:
-            file.write(text.encode())
+    return Table.of_run(results, metrics, settings.diagnostics)

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +86,12 @@ class Settings(Experiment):
     @property
     def description(self) -> str:
         """The recipe and the flags that differ from it, as they stand on the command line."""
-        recipe = asdict(RECIPES[self.recipe])
         changed = [
             f"--{name.replace('_', '-')} {getattr(self, name)}"
-            for name, value in recipe.items()
+            for name, value in vars(RECIPES[self.recipe]).items()
             if getattr(self, name) != value
         ]
-        return " with ".join([f"recipe {self.recipe}", *([" ".join(changed)] if changed else [])])
+        return f"recipe {self.recipe}" + (f" with {' '.join(changed)}" if changed else "")
 
     @property
     def baseline(self) -> TrainingSettings:

@@ -1,14 +1,16 @@
 """The table of the tutorial, a column for each setting and a row for each estimate, with errors."""
 
-import math
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from cvae.data import setting_name
 from cvae.evaluate import Estimate, Evaluation, with_error
+from cvae.storage.files import atomic_write
 
 __all__ = ["Results", "Table"]
 
@@ -25,11 +27,13 @@ class Table:
         values: in nats per image, unless the row says otherwise.
         errors: of these, in the same shape; NaN where there is none.
         caption: what the numbers are: sign, unit, images, particles, recipe and seed.
+        metrics: the content of ``metrics.json``: every number, and where it comes from.
     """
 
     values: pd.DataFrame
     errors: pd.DataFrame
     caption: str
+    metrics: dict[str, Any]
 
     @classmethod
     def of_run(cls, results: Results, metrics: dict[str, Any], diagnostics: bool = False) -> "Table":
@@ -37,25 +41,30 @@ class Table:
 
         Args:
             results: evaluations, for each setting of the same splits.
-            metrics: what the caption is made of: ``splits``, ``recipe``, ``seed`` and ``arguments``.
+            metrics: all but the results; ``splits``, ``recipe``, ``seed`` and ``arguments`` stand in the caption.
             diagnostics: append their rows.
         """
-        columns: dict[str, dict[str, Estimate | float]] = {}
+        values, errors = {}, {}
         for n, evaluations in results.items():
             for split, evaluation in evaluations.items():
-                name = setting_name(n) + (f", {SPLIT_NAMES[split]}" if len(evaluations) > 1 else "")
-                columns[name] = {**evaluation.rows, **(evaluation.diagnostics if diagnostics else {})}
-        table = pd.DataFrame(columns)
+                column = setting_name(n) + (f", {SPLIT_NAMES[split]}" if len(evaluations) > 1 else "")
+                rows: dict[str, Estimate | float] = {**evaluation.rows}
+                if diagnostics:
+                    rows |= evaluation.diagnostics
+                values[column] = {row: getattr(entry, "mean", entry) for row, entry in rows.items()}
+                errors[column] = {row: getattr(entry, "standard_error", None) for row, entry in rows.items()}
         caption = f"{_caption(metrics)}, seed {metrics['seed']}; ± standard error over images"
-        return cls(table.map(_value), table.map(_error), caption)
+        metrics = metrics | {"results": {f"q{n}": evaluations for n, evaluations in results.items()}}
+        return cls(pd.DataFrame(values), pd.DataFrame(errors, dtype=float), caption, metrics)
 
     @classmethod
-    def of_seeds(cls, tables: Sequence["Table"], metrics: dict[str, Any]) -> "Table":
+    def of_seeds(cls, tables: Sequence["Table"]) -> "Table":
         """Make the table of means over several seeds, with standard deviations over them."""
         by_row = pd.concat([table.values for table in tables]).groupby(level=0, sort=False)
-        seeds = ", ".join(map(str, metrics["seeds"]))
-        caption = f"{_caption(metrics)}; mean of seeds {seeds} ± standard deviation over them"
-        return cls(by_row.mean(), by_row.std(), caption)
+        runs = [table.metrics for table in tables]
+        seeds = ", ".join(str(run["seed"]) for run in runs)
+        caption = f"{_caption(runs[0])}; mean of seeds {seeds} ± standard deviation over them"
+        return cls(by_row.mean(), by_row.std(), caption, {"caption": caption, "runs": runs})
 
     def markdown(self) -> str:
         """Format it in Markdown, with errors."""
@@ -70,6 +79,21 @@ class Table:
             lines.append(f"| {row} | {' | '.join(cells)} |")
         return "\n".join(lines) + "\n"
 
+    def write(self, folder: Path) -> None:
+        """Write ``results.csv``, ``results.md`` and ``metrics.json`` to an existing folder.
+
+        Raises:
+            OSError: a file can't be written; an older one of that name is not damaged.
+        """
+        texts = {
+            "results.csv": self.values.to_csv(index_label=self.caption, lineterminator="\n"),
+            "results.md": self.markdown(),
+            "metrics.json": json.dumps(self.metrics, indent=2, default=asdict) + "\n",
+        }
+        for name, text in texts.items():
+            with atomic_write(folder / name) as file:
+                file.write(text.encode())
+
 
 def _caption(metrics: dict[str, Any]) -> str:
     splits = {key: f"{s['name']} ({s['images']:,} images)" for key, s in metrics["splits"].items()}
@@ -81,11 +105,3 @@ def _caption(metrics: dict[str, Any]) -> str:
         f"Negative CLL (nats per image; lower is better); {where}; Monte Carlo {arguments['num_particles']} and "
         f"the others {arguments['num_importance_samples']} particles; {metrics['recipe']}"
     )
-
-
-def _value(entry: Estimate | float) -> float:
-    return entry.mean if isinstance(entry, Estimate) else entry
-
-
-def _error(entry: Estimate | float) -> float:
-    return entry.standard_error or math.nan if isinstance(entry, Estimate) else math.nan

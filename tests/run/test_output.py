@@ -1,28 +1,32 @@
 import pytest
 
 from cvae.errors import UsageError
-from cvae.run.output import delete_results, load_checkpoints, lock_folder, lock_output, refuse_mixture
+from cvae.run.output import delete_results, load_checkpoints, lock_output
 from cvae.run.settings import Settings
 from cvae.storage.checkpoint import Checkpoint
 
 
+def lock(folder):
+    return lock_output(Settings(output_dir=folder))
+
+
 def test_locked_folder_is_made_and_refuses_another(tmp_path):
     folder = tmp_path / "a" / "b"
-    with lock_folder(folder):
+    with lock(folder):
         assert folder.is_dir()
         with pytest.raises(OSError, match="another run is writing to .*b: wait for it"):
-            with lock_folder(folder):
+            with lock(folder):
                 pass
-        with lock_folder(tmp_path / "other"):
+        with lock(tmp_path / "other"):
             pass
-    with lock_folder(folder):
+    with lock(folder):
         pass
 
 
 def test_folder_that_can_not_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="can't write to .*file/below .Not a directory.: choose another"):
-        with lock_folder(tmp_path / "file" / "below"):
+        with lock(tmp_path / "file" / "below"):
             pass
 
 
@@ -43,12 +47,15 @@ def test_runs_of_two_kinds_are_never_mixed(tmp_path, present, single, several):
     for name in present:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
-    for several_seeds, fine in ((False, single), (True, several)):
+    for seeds, fine in (((0,), single), ((0, 1), several)):
+        settings = Settings(output_dir=tmp_path, seeds=seeds)
         if fine:
-            refuse_mixture(tmp_path, several_seeds)
+            with lock_output(settings):
+                pass
         else:
             with pytest.raises(UsageError, match="is there from another run: .* --overwrite"):
-                refuse_mixture(tmp_path, several_seeds)
+                with lock_output(settings):
+                    pass
 
 
 def test_settings_are_compared_one_by_one(tmp_path):
@@ -71,8 +78,9 @@ def test_folders_of_all_seeds_are_locked(tmp_path):
     with lock_output(Settings(output_dir=tmp_path, seeds=(3, 4))):
         for folder in (tmp_path, tmp_path / "seed_3", tmp_path / "seed_4"):
             with pytest.raises(OSError, match="another run is writing to"):
-                lock_folder(folder)
-    with lock_folder(tmp_path / "seed_4"):
+                with lock(folder):
+                    pass
+    with lock(tmp_path / "seed_4"):
         pass
 
 

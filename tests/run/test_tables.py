@@ -39,10 +39,6 @@ def evaluation(start):
     return Evaluation(rows, {"KL": Estimate(start + 0.123, 0.04, 1000, 0), "Active latents": 3})
 
 
-def tables_of(*starts):
-    return [Table.of_run({1: {"val": evaluation(start)}}, METRICS) for start in starts]
-
-
 def test_files_hold_every_number_and_where_it_comes_from(tmp_path, capsys):
     settings = Settings(output_dir=tmp_path, num_quadrant_inputs=(1, 2, 3), seeds=(7,))
     checkpoints = {
@@ -105,12 +101,18 @@ def test_holdout_gives_a_validation_and_a_test_column():
 
 
 def test_seeds_are_averaged_and_their_spread_shown():
-    table = Table.of_seeds(tables_of(10, 12, 17), {**METRICS, "seeds": [0, 1, 2]})
+    starts = (10, 12, 17)
+    tables = [
+        Table.of_run({1: {"val": evaluation(start)}}, METRICS | {"seed": seed})
+        for seed, start in enumerate(starts)
+    ]
+    table = Table.of_seeds(tables)
     assert list(table.values.index) == ROWS
     assert table.values.loc["NN (baseline)", "1 quadrant"] == pytest.approx(13.25)
     assert table.errors.loc["NN (baseline)", "1 quadrant"] == pytest.approx(13**0.5)
     assert "mean of seeds 0, 1, 2 ± standard deviation over them" in table.caption
     assert "| NN (baseline) | 13.2 ± 3.6 |" in table.markdown()
+    assert table.metrics == {"caption": table.caption, "runs": [each.metrics for each in tables]}
 
 
 def test_weights_are_plain_state_dicts(tmp_path):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cvae.errors import UsageError
-from cvae.run.device import choose_device, versions
+from cvae.run.preparation import choose_device
 
 
 @pytest.mark.parametrize("cuda, expected", [(True, "cuda"), (False, "cpu")])
@@ -18,7 +18,3 @@ def test_absent_device_is_an_error(monkeypatch, name):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UsageError, match=f"--device {name} is absent here: choose from cpu"):
         choose_device(name)
-
-
-def test_versions_are_named():
-    assert set(versions()) == {"python", "torch", "pyro"}
