@@ -39,6 +39,7 @@ def run(settings: Settings) -> None:
         progress = preparation.plan_progress(settings)
         for seed, n in settings.runs():
             checkpoint, folder = checkpoints[seed][n], settings.folder(seed)
+            evaluated = results.is_evaluated(checkpoint)
 
             # The data: the known quadrants of an image, and those to be predicted.
             datasets, dataloaders, _ = get_data(
@@ -50,7 +51,7 @@ def run(settings: Settings) -> None:
             )
             dataloaders = distributed.divide(dataloaders, seed)
             num_pixels = datasets["train"].num_pixels
-            preparation.begin_setting(progress, n, seed, datasets, checkpoint)
+            preparation.begin_setting(progress, n, seed, datasets, checkpoint.path if evaluated else None)
 
             # The baseline: a deterministic network with one prediction for each image.
             seed_stage(seed, "baseline")
@@ -68,7 +69,7 @@ def run(settings: Settings) -> None:
                 num_pixels=num_pixels,
             ).to(device)
             distributed.seed_other_processes(seed, "CVAE")
-            if not results.is_evaluated(checkpoint):
+            if not evaluated:
                 for data in datasets.values():
                     data.cache_baseline_predictions(cvae_net.baseline_predictions)
             shown_split, shown = list(datasets.items())[-1]
@@ -86,7 +87,7 @@ def run(settings: Settings) -> None:
             histories = {"baseline": baseline_history, "CVAE": cvae_history}
 
             # The table: negative conditional log-likelihoods of the images that were not trained on.
-            if not results.is_evaluated(checkpoint):
+            if not evaluated:
                 seed_stage(seed, "evaluation")
                 distributed.seed_other_processes(seed, "evaluation")
                 evaluation_start = time.perf_counter()

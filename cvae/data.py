@@ -4,26 +4,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, functional
 
 from cvae.errors import UsageError
 from cvae.images.catalogue import VAL_FRACTION
 from cvae.images.labelled import LabelledImages
+from cvae.images.loader import make_loader
 from cvae.images.sources import load_images, resolve_dataset
 
-__all__ = [
-    "CVAEMNIST",
-    "MaskImages",
-    "ToTensor",
-    "VALIDATION_BATCH_SIZE",
-    "get_data",
-    "make_loader",
-    "setting_name",
-]
+__all__ = ["CVAEMNIST", "MaskImages", "ToTensor", "VALIDATION_BATCH_SIZE", "get_data", "setting_name"]
 
 Sample = dict[str, Any]
 
@@ -89,17 +81,14 @@ class CVAEMNIST(Dataset):
             sample = {key: values[item] for key, values in columns.items()}
         return self.transform(sample) if self.transform else sample
 
-    def cache_baseline_predictions(
-        self, predict: Callable[[Tensor], Tensor], batch_size: int = 1000
-    ) -> None:
+    def cache_baseline_predictions(self, predict: Callable[[Tensor], Tensor]) -> None:
         """Compute once what the trained baseline, which no longer changes, predicts for every image.
 
         Args:
             predict: makes pixel probabilities from ``input``, in the same shape.
-            batch_size: images predicted at once.
         """
         self.baseline_predictions = None
-        batches = torch.arange(len(self)).split(batch_size)
+        batches = torch.arange(len(self)).split(VALIDATION_BATCH_SIZE)
         self.baseline_predictions = torch.cat([predict(self[indices]["input"]) for indices in batches])
 
 
@@ -117,10 +106,7 @@ class ToTensor:
             image = image.unsqueeze(-3).to(torch.float32) / scale
         else:
             image = functional.to_tensor(image)
-        digit = sample["digit"]
-        if not isinstance(digit, Tensor):
-            digit = torch.as_tensor(np.asarray(digit))
-        return {**sample, "original": image, "digit": digit.to(torch.int64)}
+        return {**sample, "original": image, "digit": torch.as_tensor(sample["digit"], dtype=torch.int64)}
 
 
 class MaskImages:
@@ -143,7 +129,7 @@ class MaskImages:
     def __init__(self, num_quadrant_inputs: int, mask_with: float = -1) -> None:
         if num_quadrant_inputs not in (1, 2, 3):
             raise ValueError(f"number of quadrants as inputs must be 1, 2 or 3, not {num_quadrant_inputs}")
-        self.num = num_quadrant_inputs
+        self.num_quadrant_inputs = num_quadrant_inputs
         self.mask_with = float(mask_with)
 
     def __call__(self, sample: Sample) -> Sample:
@@ -155,35 +141,14 @@ class MaskImages:
         if image.ndim > 2:
             image = image.squeeze(-3)  # (*batch, 1, h, w) -> (*batch, h, w)
         height, width = image.shape[-2:]
-        known = self._known(height, width, image.device)
+        bottom = torch.arange(height, device=image.device)[:, None] >= height // 2
+        left = torch.arange(width, device=image.device) < width // 2
+        known = {1: bottom & left, 2: left, 3: left | ~bottom}[self.num_quadrant_inputs]  # broadcast to (h, w)
         return {
             **sample,
             "input": torch.where(known, image, self.mask_with),
             "output": torch.where(known, self.mask_with, image),
         }
-
-    def _known(self, height: int, width: int, device: torch.device) -> Tensor:
-        top, left = height // 2, width // 2
-        known = torch.zeros(height, width, dtype=torch.bool, device=device)
-        known[top:, :left] = True
-        if self.num >= 2:
-            known[:top, :left] = True
-        if self.num == 3:
-            known[:top, left:] = True
-        return known
-
-
-def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = False) -> DataLoader:
-    """Iterate over a data set, which makes each batch in one go.
-
-    Args:
-        dataset: a ``CVAEMNIST``, a ``Subset`` of one, or another data set that takes a list of indices.
-        batch_size: images a batch; the last one may be smaller.
-        shuffle: in a new order each epoch, drawn from PyTorch's global random number generator.
-    """
-    order = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)  # type: ignore[arg-type]
-    batches = BatchSampler(order, batch_size, drop_last=False)
-    return DataLoader(dataset, sampler=batches, batch_size=None)  # a sampler of lists: no collation is needed
 
 
 def get_data(

@@ -12,7 +12,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.utils.data import Dataset
 
 from cvae.baseline import BaselineNet, MaskedBCELoss
-from cvae.data import make_loader
+from cvae.images.loader import make_loader
 from cvae.model import CVAE
 
 __all__ = ["baseline_nll", "effective_sample_size", "estimate_cll", "importance_sampling", "kl_per_latent"]

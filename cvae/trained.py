@@ -34,9 +34,7 @@ class TrainedCVAE:
         self.mask = MaskImages(num_quadrant_inputs, cvae.masked_with)
 
     @classmethod
-    def load(
-        cls, folder: str | Path, num_quadrant_inputs: int, device: str | torch.device = "cpu"
-    ) -> "TrainedCVAE":
+    def load(cls, folder: str | Path, num_quadrant_inputs: int, device: str | torch.device = "cpu") -> "TrainedCVAE":
         """Read ``cvae_net_q{n}.pth``, and from ``metrics.json`` how the networks were made.
 
         Args:
@@ -47,31 +45,21 @@ class TrainedCVAE:
         Raises:
             FileError: a file is missing, damaged, or of another model.
         """
-        weights_path, metrics_path = (
-            Path(folder) / f"cvae_net_q{num_quadrant_inputs}.pth",
-            Path(folder) / "metrics.json",
-        )
+        weights_path = Path(folder) / f"cvae_net_q{num_quadrant_inputs}.pth"
+        metrics_path = Path(folder) / "metrics.json"
         weights = read_tensors(weights_path)
         try:
             arguments = json.loads(metrics_path.read_text())["arguments"]
+            architecture = {name: arguments[name] for name in ("activation", "generation_input")}
             hidden_1, num_pixels = weights["baseline_net.fc1.weight"].shape
             z_dim, hidden_2 = weights["prior_net.fc31.weight"].shape
-            cvae = CVAE(
-                z_dim,
-                hidden_1,
-                hidden_2,
-                activation=arguments["activation"],
-                generation_input=arguments["generation_input"],
-                num_pixels=num_pixels,
-            )
+            cvae = CVAE(z_dim, hidden_1, hidden_2, num_pixels=num_pixels, **architecture)
             cvae.load_state_dict(weights)
         except OSError as error:
             raise FileError(f"{metrics_path} can't be read ({error.strerror})") from error
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise FileError(
-                f"{weights_path} and {metrics_path} are not of one model ({type(error).__name__}: {reason:.200})"
-            ) from error
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+            raise FileError(f"{weights_path} and {metrics_path} are not of one model ({reason})") from error
         return cls(cvae.to(device), num_quadrant_inputs)
 
     def complete(self, images: Tensor, num_samples: int = 1) -> Tensor:
@@ -110,9 +98,7 @@ class TrainedCVAE:
     def _masked(self, images: Tensor) -> dict[str, Any]:
         num_pixels = self.cvae.baseline_net.num_pixels
         if images.ndim != 3 or images.shape[1] * images.shape[2] != num_pixels:
-            raise ValueError(
-                f"images must have shape (N, h, w) with h x w = {num_pixels}, not {tuple(images.shape)}"
-            )
+            raise ValueError(f"images must have shape (N, h, w) with h x w = {num_pixels}, not {tuple(images.shape)}")
         if not images.is_floating_point() or not ((images >= 0) & (images <= 1)).all():
             raise ValueError("images must be floats in [0, 1]: divide bytes by 255")
         sample = self.mask({"original": images[:, None].to(next(self.cvae.parameters()).device)})

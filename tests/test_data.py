@@ -5,8 +5,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, StackDataset, Subset
 from torchvision.transforms import Compose
 
-from cvae.data import CVAEMNIST, MaskImages, ToTensor, get_data, make_loader, setting_name
+from cvae.data import CVAEMNIST, MaskImages, ToTensor, get_data, setting_name
 from cvae.errors import UsageError
+from cvae.images.loader import make_loader
 
 # (rows, columns) that are known, for each number of quadrants
 KNOWN = {
@@ -100,14 +101,15 @@ def test_sample_has_the_tutorials_keys_and_shapes(random_digits):
 )
 def test_batch_is_the_stack_of_its_samples(random_digits, items, expected):
     dataset = CVAEMNIST("nowhere", transform=Compose([ToTensor(), MaskImages(3)]))
-    dataset.cache_baseline_predictions(lambda inputs: inputs + 2, batch_size=15)
+    dataset.cache_baseline_predictions(lambda inputs: inputs + 2)
     batch = dataset[items]
     assert set(batch) == {"original", "digit", "input", "output", "y_hat"}
     for key, value in batch.items():
         assert torch.equal(value, torch.stack([dataset[item][key] for item in expected])), key
 
 
-def test_cached_baseline_predictions_are_those_of_every_input(random_digits):
+def test_cached_baseline_predictions_are_those_of_every_input(random_digits, monkeypatch):
+    monkeypatch.setattr("cvae.data.VALIDATION_BATCH_SIZE", 15)
     dataset = CVAEMNIST("nowhere", transform=Compose([ToTensor(), MaskImages(3)]))
     assert dataset.baseline_predictions is None and "y_hat" not in dataset[0]
     sizes = []
@@ -116,7 +118,7 @@ def test_cached_baseline_predictions_are_those_of_every_input(random_digits):
         sizes.append(len(inputs))
         return inputs + 2
 
-    dataset.cache_baseline_predictions(predict, batch_size=15)
+    dataset.cache_baseline_predictions(predict)
     assert sizes == [15, 15, 10] and dataset.baseline_predictions.shape == (40, 28, 28)  # type: ignore[attr-defined]
     assert torch.equal(dataset[:]["y_hat"], dataset[:]["input"] + 2)
 

@@ -154,7 +154,7 @@ def test_chunks_bound_what_is_decoded_at_once(cvae, dataset, monkeypatch):
 def test_cached_baseline_predictions_change_nothing(cvae, dataset):
     pyro.set_rng_seed(2)
     computed = estimate_cll(cvae, dataset, num_particles=3)
-    dataset.cache_baseline_predictions(cvae.baseline_predictions, batch_size=64)
+    dataset.cache_baseline_predictions(cvae.baseline_predictions)
     pyro.set_rng_seed(2)
     torch.testing.assert_close(estimate_cll(cvae, dataset, num_particles=3), computed)
 

@@ -8,8 +8,8 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from cvae.baseline import BaselineNet, MaskedBCELoss
 from cvae.choices import SCHEDULES
-from cvae.data import make_loader
 from cvae.errors import TrainingError
+from cvae.images.loader import make_loader
 from cvae.model import CVAE
 from cvae.train import EarlyStopping, train_baseline, train_cvae
 from cvae.training.history import History

@@ -53,11 +53,8 @@ def resolve_dataset(dataset: str, data_dir: str | Path) -> str:
         try:
             _download(mnist, data_dir)
         except DataError as error:
-            warnings.warn(
-                f"{error}.\nUsing MNIST-5k instead: 4,000 digits to train on and 1,000 to validate. "
-                "Its figures can't be compared with those of the 60,000.",
-                stacklevel=2,
-            )
+            consequence = "4,000 digits to train on and 1,000 to validate, not comparable with the 60,000"
+            warnings.warn(f"{error}.\nUsing MNIST-5k instead: {consequence}.", stacklevel=2)
             return "mnist-5k"
     return "mnist"
 
@@ -84,7 +81,9 @@ def load_images(
     if dataset in CATALOGUE:
         return _load_from_catalogue(CATALOGUE[dataset], data_dir, train, download)
     if dataset == "mnist-5k":
-        return _load_mnist_5k(train)
+        images, digits = _read_mnist_5k()
+        rows = slice(MNIST_5K_TRAINING_IMAGES) if train else slice(MNIST_5K_TRAINING_IMAGES, None)
+        return LabelledImages(images[rows], digits[rows], f"MNIST-5k {'training' if train else 'validation'} split")
     return load_own_images(dataset, train, val_fraction)
 
 
@@ -93,10 +92,13 @@ def _load_from_catalogue(source: Source, data_dir: str | Path, train: bool, down
         if not download:
             raise DataError(f"{source.title} is not in {source.folder(data_dir)}: allow the download")
         _download(source, data_dir)
-    images_file, labels_file = source.files(data_dir)[:2] if train else source.files(data_dir)[2:]
-    images, labels = _read_idx(images_file), _read_idx(labels_file)
-    if images.dtype != torch.uint8 or images.ndim != 3 or len(labels) != len(images):
-        raise DataError(f"{images_file} does not hold an image for each label of {labels_file.name}")
+    files = source.files(data_dir)[:2] if train else source.files(data_dir)[2:]
+    try:
+        images, labels = (read_sn3_pascalvincent_tensor(str(file)) for file in files)
+        if images.dtype != torch.uint8 or images.ndim != 3 or len(labels) != len(images):
+            raise ValueError("not an image for each label")
+    except Exception as error:  # a damaged file makes the parser raise almost anything
+        raise DataError(f"{files[0]} or {files[1].name} is damaged: delete both to have them made again") from error
     if source.transposed:
         images = images.transpose(1, 2).contiguous()
     digits = labels.view(len(labels), -1)[:, 0].long()  # QMNIST has eight columns, of which this is the digit
@@ -105,47 +107,30 @@ def _load_from_catalogue(source: Source, data_dir: str | Path, train: bool, down
 
 def _is_complete(source: Source, data_dir: str | Path) -> bool:
     """Tell whether all files are there, unpacked if need be; a damaged one raises ``DataError``."""
-    files = source.files(data_dir)
-    for path in files:
-        archive = path.with_name(f"{path.name}.gz")
-        if archive.exists() and not path.exists():
-            _unpack(archive, path)
-        if path.exists():
-            _check_file(path, archive, path.relative_to(data_dir).as_posix())
-    return all(path.exists() for path in files)
+    return all([_is_intact(file, file.relative_to(data_dir).as_posix()) for file in source.files(data_dir)])
 
 
-def _unpack(archive: Path, path: Path) -> None:
+def _is_intact(path: Path, name: str) -> bool:
+    """Tell whether a file is there, with the checksum of the original or of the archive that it came from."""
+    archive = path.with_name(f"{path.name}.gz")
     try:
-        content = gzip.decompress(archive.read_bytes())
-        with atomic_write(path) as file:
-            file.write(content)
-    except (EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{archive} can't be unpacked ({error}): delete it to have it made again") from error
-
-
-def _check_file(path: Path, archive: Path, name: str) -> None:
-    """Compare the checksum of a file with the original's, or with that in the archive that it came from."""
-    try:
+        packed = archive.read_bytes() if archive.exists() else b""
+        if packed and not path.exists():
+            with atomic_write(path) as file:
+                file.write(gzip.decompress(packed))
+        if not path.exists():
+            return False
         content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}") from error
+    except (EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{path} can't be read, or unpacked from its .gz file ({error}): delete both") from error
     if name in MD5S:
         intact = hashlib.md5(content, usedforsecurity=False).hexdigest() == MD5S[name]
     else:
-        intact = not archive.exists() or archive.read_bytes()[-8:-4] == zlib.crc32(content).to_bytes(4, "little")
+        intact = not packed or packed[-8:-4] == zlib.crc32(content).to_bytes(4, "little")
     if not intact:
-        raise DataError(
-            f"{path} is not the original (its checksum differs): delete it to have it made again, or use another "
-            "--dataset"
-        )
-
-
-def _read_idx(path: Path) -> Tensor:
-    try:
-        return read_sn3_pascalvincent_tensor(str(path))
-    except (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged: delete it to have it made again") from error
+        advice = "delete it to have it made again, or use another --dataset"
+        raise DataError(f"{path} is not the original (its checksum differs): {advice}")
+    return True
 
 
 def _download(source: Source, data_dir: str | Path) -> None:
@@ -157,20 +142,11 @@ def _download(source: Source, data_dir: str | Path) -> None:
             for train in (True, False):
                 data_set(root=str(data_dir), train=train, download=True, **source.arguments)
     except (OSError, RuntimeError, EOFError, http.client.HTTPException) as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise DataError(
-            f"{source.title} is not in {source.folder(data_dir)} and can't be downloaded ({reason}): "
-            "put its files there, packed or not, or use --dataset mnist-5k"
-        ) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        where = f"{source.title} is not in {source.folder(data_dir)} and can't be downloaded ({reason})"
+        raise DataError(f"{where}: put its files there, packed or not, or use --dataset mnist-5k") from error
     finally:
         socket.setdefaulttimeout(usual_timeout)
-
-
-def _load_mnist_5k(train: bool) -> LabelledImages:
-    images, digits = _read_mnist_5k()
-    rows = slice(MNIST_5K_TRAINING_IMAGES) if train else slice(MNIST_5K_TRAINING_IMAGES, None)
-    name = f"MNIST-5k {'training' if train else 'validation'} split"
-    return LabelledImages(images[rows], digits[rows], name)
 
 
 @functools.lru_cache(maxsize=1)

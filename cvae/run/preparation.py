@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -9,7 +10,6 @@ from cvae.data import CVAEMNIST, get_data, setting_name
 from cvae.errors import UsageError
 from cvae.images.sources import resolve_dataset
 from cvae.run.output import delete_results, load_checkpoints
-from cvae.run.results import is_evaluated
 from cvae.run.settings import Settings
 from cvae.storage.checkpoint import Checkpoint
 from cvae.training import distributed
@@ -83,16 +83,16 @@ def plan_progress(settings: Settings) -> Progress:
 
 
 def begin_setting(
-    progress: Progress, n: int, seed: int, datasets: dict[str, CVAEMNIST], checkpoint: Checkpoint
+    progress: Progress, n: int, seed: int, datasets: dict[str, CVAEMNIST], finished: Path | None
 ) -> None:
-    """Log which setting comes next, on which images and where."""
+    """Log which setting comes next, on which images and where, or from which file it is loaded if it is finished."""
     device = datasets["train"].original.images.device
     message = f"{describe_splits(datasets)}, seed {seed}, {device}"
     if distributed.world_size() > 1:
         message += f" x {distributed.world_size()}"
-    if is_evaluated(checkpoint):
+    if finished:
         progress.drop("evaluation", 1)
-        message += f"; done before, loaded from {checkpoint.path}"
+        message += f"; done before, loaded from {finished}"
     progress.setting = setting_name(n)
     progress.log(message)
 

@@ -70,11 +70,9 @@ class Checkpoint:
         """
         try:
             yield
-        except FileError as error:
-            raise FileError(f"{error}: delete it, or start afresh with --overwrite") from error
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise FileError(
-                f"{self.path} does not fit this run ({type(error).__name__}: {reason:.200}): delete it, or "
-                "start afresh with --overwrite"
-            ) from error
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error)
+            if not isinstance(error, FileError):
+                cause = f"{type(error).__name__}: {' '.join(reason.split()):.200}"
+                reason = f"{self.path} does not fit this run ({cause})"
+            raise FileError(f"{reason}: delete it, or start afresh with --overwrite") from error

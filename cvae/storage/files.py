@@ -31,29 +31,16 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _flush_folder(path.parent)
     except (OSError, RuntimeError) as error:
         # PyTorch gives a failed write as a RuntimeError with the reason behind it
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        raise OSError(
-            f"can't write {path} ({cause.strerror}): what was saved before is whole; when that is put right, "
-            "the same command continues"
-        ) from error
+        reason = f"can't write {path} ({cause.strerror})"
+        raise OSError(f"{reason}: what was saved before is intact, and the same command resumes") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename durable, on systems where a folder can be flushed."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def read_tensors(path: Path) -> Any:
@@ -72,23 +59,16 @@ def read_tensors(path: Path) -> Any:
     if not path.is_file():
         raise FileError(f"{path} is not a file" if path.exists() else f"{path} is missing")
     try:
-        with open(path, "rb") as file:
-            with zipfile.ZipFile(file) as archive:
-                # of an entry that is marked as a folder PyTorch would return memory that nobody wrote to
-                if archive.testzip() is not None or any(map(_is_unusual, archive.infolist())):
-                    raise zipfile.BadZipFile
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            # PyTorch's entries are plain: of one marked as a folder it would return memory that nobody wrote to
+            plain = not any(entry.compress_type or entry.external_attr for entry in archive.infolist())
+            if not plain or archive.testzip() is not None:
+                raise zipfile.BadZipFile
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise FileError(f"{path} can't be read ({error.strerror})") from error
     except pickle.UnpicklingError as error:
-        raise FileError(
-            f"{path} holds more than tensors and plain values, perhaps code; nothing of it was run"
-        ) from error
+        raise FileError(f"{path} holds more than tensors and plain values; nothing of it was run") from error
     except Exception as error:  # a damaged file makes the parsers raise almost anything
         raise FileError(f"{path} is damaged, or no file of PyTorch") from error
-
-
-def _is_unusual(entry: zipfile.ZipInfo) -> bool:
-    """Tell whether PyTorch would not have written an entry like this: compressed, or no plain file."""
-    return entry.compress_type != zipfile.ZIP_STORED or entry.external_attr != 0

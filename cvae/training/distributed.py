@@ -11,12 +11,12 @@ import torch.distributed as dist
 import torch.nn as nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Subset
 
-from cvae.data import make_loader
 from cvae.errors import UsageError
+from cvae.images.loader import make_loader
 from cvae.training.randomness import seed_stage
 
 __all__ = ["broadcast", "divide", "gather", "is_main", "local_main_first", "process_group", "process_portion"]
-__all__ += ["rank", "seed_other_processes", "set_epoch", "sum_gradients", "sums", "world_size"]
+__all__ += ["rank", "seed_other_processes", "set_epoch", "sum_gradients", "world_size"]
 
 
 @contextlib.contextmanager
@@ -37,10 +37,8 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
     except RuntimeError as error:
         if re.search("gloo|nccl|closed by peer", str(error), re.IGNORECASE):
-            raise RuntimeError(
-                "another process of this run has ended: see its message; the same command resumes after the last "
-                "finished epoch"
-            ) from error
+            advice = "see its message; the same command resumes after the last finished epoch"
+            raise RuntimeError(f"another process of this run has ended: {advice}") from error
         raise
     finally:
         dist.destroy_process_group()
@@ -74,26 +72,18 @@ def local_main_first() -> Iterator[None]:
 
 def broadcast(value: Any) -> Any:
     """Return the main process's value in all processes."""
-    if not dist.is_initialized():
-        return value
-    values = [value if is_main() else None]
-    dist.broadcast_object_list(values)
+    values = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values)
     return values[0]
 
 
 def gather(value: Any) -> list[Any]:
     """Return the values of all processes, by rank, in all of them."""
-    if not dist.is_initialized():
-        return [value]
-    values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    values = [value] * world_size()
+    if dist.is_initialized():
+        dist.all_gather_object(values, value)
     return values
-
-
-def sums(values: dict[str, float]) -> dict[str, float]:
-    """Return sums over all processes, the same in all of them."""
-    gathered = gather(values)
-    return {name: sum(each[name] for each in gathered) for name in values}
 
 
 def seed_other_processes(seed: int, stage: str) -> None:
@@ -130,17 +120,16 @@ def divide(dataloaders: dict[str, DataLoader], seed: int) -> dict[str, DataLoade
     """
     if world_size() == 1:
         return dataloaders
-    divided = {}
+    divided, processes = {}, world_size()
     for split, loader in dataloaders.items():
-        batch_size = loader.sampler.batch_size  # type: ignore[attr-defined]
-        if split != "train":
-            divided[split] = make_loader(process_portion(loader.dataset), batch_size)
-            continue
-        if batch_size % world_size():
-            raise UsageError(f"--batch-size {batch_size} can't be divided among {world_size()} processes")
-        sampler: DistributedSampler = DistributedSampler(loader.dataset, world_size(), rank(), seed=seed)
-        batches = BatchSampler(sampler, batch_size // world_size(), drop_last=False)
-        divided[split] = DataLoader(loader.dataset, sampler=batches, batch_size=None)
+        dataset, batch_size = loader.dataset, loader.sampler.batch_size  # type: ignore[attr-defined]
+        divided[split] = make_loader(process_portion(dataset), batch_size)
+        if split == "train":
+            if batch_size % processes:
+                raise UsageError(f"--batch-size {batch_size} can't be divided among {processes} processes")
+            order: DistributedSampler = DistributedSampler(dataset, processes, rank(), seed=seed)
+            batches = BatchSampler(order, batch_size // processes, drop_last=False)
+            divided[split] = DataLoader(dataset, sampler=batches, batch_size=None)
     return divided
 
 

@@ -3,8 +3,8 @@
 import copy
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ def fit(
     while not state.finished:
         start, epoch = time.perf_counter(), len(history.epochs) + 1
         distributed.set_epoch(dataloaders["train"], epoch)
-        losses = {"train": _train_epoch(state, step, dataloaders["train"], progress)}
+        losses = _train_epoch(state, step, dataloaders["train"], progress)
         losses |= _validate_epoch(state, validate, dataloaders["val"])
         _check_finite(losses["val"], "validation", progress)
         losses["seconds"] = time.perf_counter() - start
@@ -63,43 +63,47 @@ def fit(
         if checkpoint is not None and distributed.is_main():
             checkpoint.save(**{name: saved})
         progress.end_epoch()
-    progress.end()
+    progress.drop(name, state.num_epochs - len(history.epochs))  # epochs that early stopping has saved
     state.net.load_state_dict(state.best_weights)
     return history
 
 
 def _train_epoch(
     state: TrainingState, step: Callable[[Batch], float], loader: DataLoader, progress: Progress
-) -> float:
-    """Return the mean over all processes' images of the loss, as it was before each step."""
+) -> dict[str, float]:
+    """Return the mean loss, as it was before each step."""
     state.net.train()
-    totals, processes = {"loss": 0.0, "images": 0.0}, distributed.world_size()
+    totals, processes = {"train": 0.0, "images": 0.0}, distributed.world_size()
     for batch in progress.batches(loader):
         images = len(batch["input"])
         state.optimizer.images_in_batch = images * processes
         loss = step(batch)
         _check_finite(loss, "training", progress)
-        totals["loss"] += loss
+        totals["train"] += loss
         totals["images"] += images
-        progress.show_loss(totals["loss"] / totals["images"])
-    totals = distributed.sums(totals)
-    return totals["loss"] / totals["images"]
+        progress.show_loss(totals["train"] / totals["images"])
+    return _means(totals)
 
 
 @torch.no_grad()
 def _validate_epoch(
     state: TrainingState, validate: Callable[[Batch], dict[str, Tensor]], loader: DataLoader
 ) -> dict[str, float]:
-    """Return means over all processes' images."""
     state.net.eval()
-    totals: dict[str, Any] = {"images": 0.0}
+    totals: dict[str, float] = defaultdict(float)
     for batch in loader:
         for name, loss in validate(batch).items():
-            totals[name] = totals.get(name, 0.0) + loss.item()
+            totals[name] += loss.item()
         totals["images"] += len(batch["input"])
-    totals = distributed.sums(totals)
-    images = totals.pop("images")
-    return {name: total / images for name, total in totals.items()}
+    return _means(totals)
+
+
+def _means(totals: dict[str, float]) -> dict[str, float]:
+    """Divide sums over images by their number, for all processes together."""
+    gathered = distributed.gather(totals)
+    sums = {name: sum(each[name] for each in gathered) for name in totals}
+    images = sums.pop("images")
+    return {name: total / images for name, total in sums.items()}
 
 
 def _check_finite(loss: float, split: str, progress: Progress) -> None:

@@ -32,25 +32,17 @@ class Optimizer(PyroOptim):
         images_in_batch: number of images that the next step's loss is summed over.
     """
 
-    def __init__(
-        self, parameters: Iterable[nn.Parameter], settings: TrainingSettings, steps_per_epoch: int
-    ) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], settings: TrainingSettings, steps_per_epoch: int) -> None:
         super().__init__(AdamW, {})
         self.parameters = list(parameters)
         self.steps_per_epoch = steps_per_epoch
         self.max_grad_norm = settings.max_grad_norm
         self.images_in_batch = 1
-        self.adamw = AdamW(
-            self.parameters,
-            lr=settings.learning_rate,
-            betas=(0.9, settings.beta2),
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        lr, betas = settings.learning_rate, (0.9, settings.beta2)
+        self.adamw = AdamW(self.parameters, lr=lr, betas=betas, weight_decay=settings.weight_decay, fused=True)
         self.lr_scheduler: LRScheduler = ConstantLR(self.adamw, factor=1)
         if settings.schedule == "one-cycle":
-            total_steps = settings.num_epochs * steps_per_epoch
-            self.lr_scheduler = OneCycleLR(self.adamw, settings.learning_rate, total_steps=total_steps)
+            self.lr_scheduler = OneCycleLR(self.adamw, lr, epochs=settings.num_epochs, steps_per_epoch=steps_per_epoch)
 
     def __call__(self, params: Iterable[Any] = (), *args: Any, **kwargs: Any) -> None:
         """Step all parameters; ``SVI`` passes those that it found in model and guide, which are the same."""

@@ -26,19 +26,18 @@ class Progress:
 
     Attributes:
         setting: name of the setting that is being trained, at the beginning of each line.
+        title: name of the epoch that is being trained: ``1 quadrant, CVAE, epoch 2/50``.
     """
 
     def __init__(self, planned: Mapping[str, int] | None = None) -> None:
         self.planned = Counter(planned or {})
-        self.done: Counter[str] = Counter()
-        self.seconds = dict.fromkeys(TYPICAL_COST, 0.0)
+        self.times: dict[str, list[float]] = {task: [] for task in TYPICAL_COST}
         self.setting = ""
         self.bar: Any = None
 
     def record(self, task: str, seconds: float) -> None:
         """Count one more of a task as done."""
-        self.done[task] += 1
-        self.seconds[task] += seconds
+        self.times[task].append(seconds)
 
     def drop(self, task: str, number: int) -> None:
         """Count so many of a task as not needed."""
@@ -46,15 +45,14 @@ class Progress:
 
     def seconds_left(self) -> float | None:
         """Return how many seconds the rest takes at most, or None if that is unknown."""
-        work = sum(TYPICAL_COST[task] * number for task, number in self.done.items())
+        work = sum(TYPICAL_COST[task] * len(times) for task, times in self.times.items())
         if not work or not self.planned:
             return None
-        seconds_per_cost = sum(self.seconds.values()) / work
-        each = {
-            task: self.seconds[task] / self.done[task] if self.done[task] else cost * seconds_per_cost
-            for task, cost in TYPICAL_COST.items()
-        }
-        return sum(max(0, self.planned[task] - self.done[task]) * each[task] for task in self.planned)
+        left, seconds_per_cost = 0.0, sum(map(sum, self.times.values())) / work
+        for task, times in self.times.items():
+            each = sum(times) / len(times) if times else TYPICAL_COST[task] * seconds_per_cost
+            left += max(0, self.planned[task] - len(times)) * each
+        return left
 
     def log(self, message: str) -> None:
         """Log a line about the setting."""
@@ -63,13 +61,15 @@ class Progress:
     def begin(self, net: str, history: History, num_epochs: int, finished: bool) -> None:
         """Start the display of a net's training, of which some epochs may have been loaded."""
         self.net, self.history, self.num_epochs = net, history, num_epochs
+        self.label = ", ".join(filter(None, [self.setting, net]))
         for epoch in history.epochs:
             self.record(net, epoch["seconds"])
         if history.epochs and not finished:
-            logger.info("%s: resumed after epoch %d", self._label, len(history.epochs))
+            logger.info("%s: resumed after epoch %d", self.label, len(history.epochs))
 
     def batches(self, loader: DataLoader) -> Iterator[Any]:
         """Iterate over the batches of an epoch, with a bar if this is a terminal and not quiet."""
+        self.title = f"{self.label}, epoch {len(self.history.epochs) + 1}/{self.num_epochs}"
         disable = None if logger.isEnabledFor(logging.INFO) else True  # None: unless this is a terminal
         with tqdm(loader, self.title, leave=False, disable=disable) as self.bar:
             yield from self.bar
@@ -90,32 +90,10 @@ class Progress:
         """Log the losses of the last epoch."""
         losses = self.history.epochs[-1]
         self.record(self.net, losses["seconds"])
-        terms = ""
-        if "kl" in losses:
-            terms = f" (reconstruction {losses['reconstruction']:.2f} + KL {losses['kl']:.2f})"
-        shown = [
-            f"{self._title(len(self.history.epochs))}: training {losses['train']:.2f}",
-            f"validation {losses['val']:.2f}{terms}",
-            f"best {self.history.best_loss:.2f} nats/image",
-            f"{losses['seconds']:.1f} s",
-        ]
-        logger.info("%s", ", ".join(shown + self._time_left()))
-
-    def end(self) -> None:
-        """Count the epochs that early stopping has saved as not needed."""
-        self.drop(self.net, self.num_epochs - len(self.history.epochs))
-
-    @property
-    def title(self) -> str:
-        """Name of the epoch that comes next."""
-        return self._title(len(self.history.epochs) + 1)
-
-    @property
-    def _label(self) -> str:
-        return ", ".join(filter(None, [self.setting, self.net]))
-
-    def _title(self, epoch: int) -> str:
-        return f"{self._label}, epoch {epoch}/{self.num_epochs}"
+        terms = " (reconstruction {reconstruction:.2f} + KL {kl:.2f})" if "kl" in losses else ""
+        line = "training {train:.2f}, validation {val:.2f}" + terms + ", best {best:.2f} nats/image, {seconds:.1f} s"
+        shown = [line.format(**losses, best=self.history.best_loss), *self._time_left()]
+        logger.info("%s: %s", self.title, ", ".join(shown))
 
     def _time_left(self, elapsed: float = 0) -> list[str]:
         left = self.seconds_left()

@@ -107,9 +107,7 @@ def test_damaged_files_without_known_md5_are_refused(tmp_path, damage):
         images.write_bytes(b"")
     else:
         labels.write_bytes(struct.pack(">II", 2049, 3) + b"abc")
-    with pytest.raises(
-        DataError, match="train-images-idx3-ubyte (is damaged|does not hold an image for each)"
-    ):
+    with pytest.raises(DataError, match="train-images-idx3-ubyte or train-labels-idx1-ubyte is damaged"):
         load_images("kmnist", tmp_path, True, download=True)
 
 
@@ -134,7 +132,7 @@ def test_packed_files_are_unpacked(mnist_dir):
     assert len(load_images("mnist", mnist_dir, True, download=False)) == 60
     path.with_name(path.name + ".gz").write_bytes(b"\x1f\x8b no archive")
     path.unlink()
-    with pytest.raises(DataError, match="t10k-labels-idx1-ubyte.gz can't be unpacked"):
+    with pytest.raises(DataError, match="t10k-labels-idx1-ubyte can't be read, or unpacked from its .gz file"):
         load_images("mnist", mnist_dir, True, download=True)
 
 

@@ -1,8 +1,9 @@
 """This package's epochs and estimates, as ``main.py`` runs them."""
 
 from cvae.baseline import BaselineNet
-from cvae.data import VALIDATION_BATCH_SIZE, get_data, make_loader
+from cvae.data import VALIDATION_BATCH_SIZE, get_data
 from cvae.estimators import baseline_nll, estimate_cll, monte_carlo
+from cvae.images.loader import make_loader
 from cvae.model import CVAE
 from cvae.train import train_baseline, train_cvae
 from cvae.training.settings import TrainingSettings

@@ -18,10 +18,12 @@ from torch.utils.data import Subset
 
 import main
 from cvae.baseline import BaselineNet
-from cvae.data import get_data, make_loader
+from cvae.data import get_data
 from cvae.errors import UsageError
+from cvae.images.loader import make_loader
 from cvae.model import CVAE
 from cvae.training import distributed
+from cvae.training.loop import _means
 from cvae.training.optimizer import Optimizer
 from cvae.training.settings import TrainingSettings
 
@@ -35,7 +37,7 @@ TINY = "--dataset mnist-5k --subset 300 -n 2 -p 2 --num-importance-samples 3 -vi
 def test_one_process_does_it_all(random_digits):
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
     assert distributed.broadcast("x") == "x" and distributed.gather("x") == ["x"]
-    assert distributed.sums({"loss": 1.5}) == {"loss": 1.5}
+    assert _means({"loss": 1.5, "images": 2.0}) == {"loss": 0.75}
     parameter = torch.nn.Parameter(torch.ones(2))
     parameter.grad = torch.tensor([1.0, -2.0])
     distributed.sum_gradients([parameter])
@@ -172,7 +174,7 @@ def _in_group(rank, processes, port, results):
     with distributed.process_group(torch.device("cpu")):
         assert (distributed.rank(), distributed.world_size()) == (rank, processes)
         assert distributed.gather(rank) == list(range(processes)) and distributed.broadcast(rank) == 0
-        assert distributed.sums({"rank": rank})["rank"] == sum(range(processes))
+        assert _means({"rank": rank, "images": 1})["rank"] == sum(range(processes)) / processes
         results.put((rank, [gradients(elbo, processes, rank).numpy() for elbo in CASES]))
 
 
