@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cvae import HIDDEN_1, HIDDEN_2, NUM_PIXELS
 
-__all__ = ["BaselineNet", "MaskedBCELoss", "linear", "missing_pixel_indices"]
+__all__ = ["BaselineNet", "MaskedBCELoss", "is_missing", "linear", "missing_pixel_indices", "missing_pixel_nll"]
 
 
 class BaselineNet(nn.Module):
@@ -54,34 +54,39 @@ class MaskedBCELoss(nn.Module):
 
     .. math:: -\sum_i [y_i \log \hat y_i + (1 - y_i) \log(1 - \hat y_i)]
 
-    over the pixels :math:`i` where the target is not ``masked_with``.  Logarithms of probabilities stop at
-    -100 and logits have no such limit; either way saturated predictions give finite losses.
+    over the pixels :math:`i` where the target is not ``masked_with``.  Logarithms stop at -100, so saturated
+    predictions give finite losses.
 
     Args:
-        masked_with: target value of the pixels that are not scored, outside [0, 1].
-        from_logits: predictions are log odds rather than probabilities.
+        masked_with: target value of the pixels that are not scored.
     """
 
-    def __init__(self, masked_with: float = -1, from_logits: bool = False) -> None:
+    def __init__(self, masked_with: float = -1) -> None:
         super().__init__()
         self.masked_with = masked_with
-        self.from_logits = from_logits
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the sum over pixels and images, a scalar in nats."""
-        return self.per_image(input, target).sum()
-
-    def per_image(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the sum over pixels, shape (batch,), for predictions of shape (batch, pixels)."""
+        """Return the sum over pixels and images, a scalar in nats, for probabilities of shape (batch, pixels)."""
         target = target.reshape(input.shape)
         scored = target != self.masked_with
-        loss = F.binary_cross_entropy_with_logits if self.from_logits else F.binary_cross_entropy
-        return (loss(input, target.where(scored, 0), reduction="none") * scored).sum(-1)
+        return (F.binary_cross_entropy(input, target.where(scored, 0), reduction="none") * scored).sum()
 
 
-def missing_pixel_indices(x: Tensor, masked_with: float = -1) -> Tensor:
+def is_missing(x: Tensor) -> Tensor:
+    """Tell which pixels are missing: those whose value lies outside [0, 1], whichever ``MaskImages`` puts there."""
+    return x != x.clamp(0, 1)
+
+
+def missing_pixel_indices(x: Tensor) -> Tensor:
     """Return the indices, int64 in [0, num_pixels), of the pixels that the images ``x``, (batch, ...), lack.
 
     All images of a batch must lack the same pixels, as they do after ``MaskImages``; only the first is examined.
     """
-    return (x[0].flatten() == masked_with).nonzero().squeeze(-1)
+    return is_missing(x[0]).flatten().nonzero().squeeze(-1)
+
+
+def missing_pixel_nll(net: BaselineNet, x: Tensor, y: Tensor) -> Tensor:
+    """Return what ``MaskedBCELoss`` does, but for each image and pixel that it scores: shape (batch, missing)."""
+    missing = missing_pixel_indices(x)
+    target = y.flatten(1).index_select(1, missing)
+    return F.binary_cross_entropy_with_logits(net.logits(x, missing), target, reduction="none")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.utils.data import Dataset
 
-from cvae.baseline import BaselineNet, MaskedBCELoss
+from cvae.baseline import BaselineNet, missing_pixel_nll
 from cvae.images.loader import make_loader
 from cvae.model import CVAE
 
@@ -130,8 +130,11 @@ def estimate_cll(
 @torch.no_grad()
 def baseline_nll(net: BaselineNet, dataset: Dataset) -> Tensor:
     """Compute the baseline's negative CLL of every image: shape (N,), float64 on the CPU, in nats."""
-    loss = MaskedBCELoss(from_logits=True)
-    return _for_all_images(lambda b: loss.per_image(net.logits(b["input"]), b["output"]), dataset, ROWS_AT_ONCE)
+
+    def nll(batch: Batch) -> Tensor:
+        return missing_pixel_nll(net, batch["input"], batch["output"]).sum(-1)
+
+    return _for_all_images(nll, dataset, ROWS_AT_ONCE)
 
 
 def _for_all_images(compute: Callable[[Batch], Tensor], dataset: Dataset, batch_size: int) -> Tensor:

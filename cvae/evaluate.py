@@ -10,6 +10,7 @@ import torch
 from pyro.infer import Predictive
 from torch import Tensor
 
+from cvae.baseline import missing_pixel_indices
 from cvae.data import CVAEMNIST
 from cvae.estimators import (
     baseline_nll,
@@ -108,7 +109,7 @@ def evaluate(
     )
     latents = _gathered(kl_per_latent(cvae, portion))  # (latents, images)
     kl = latents.sum(0)
-    missing = (dataset[0]["output"] != cvae.masked_with).sum().item()
+    missing = len(missing_pixel_indices(dataset[:1]["input"]))
     return Evaluation(
         rows={
             "NN (baseline)": Estimate.over(baseline, 0),

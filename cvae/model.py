@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from cvae import HIDDEN_1, HIDDEN_2, NUM_PIXELS, Z_DIM
-from cvae.baseline import BaselineNet, linear, missing_pixel_indices
+from cvae.baseline import BaselineNet, is_missing, linear, missing_pixel_indices
 from cvae.choices import ACTIVATIONS, GENERATION_INPUTS, check_choice
 
 __all__ = ["CVAE", "Decoder", "Encoder", "GreyBernoulli"]
@@ -28,7 +28,6 @@ class Encoder(nn.Module):
         z_dim: number of latent variables.
         hidden_1: units of the first hidden layer.
         hidden_2: units of the second hidden layer.
-        masked_with: value that marks missing pixels in ``x``, outside [0, 1].
         activation: of the hidden layers, one of ``cvae.choices.ACTIVATIONS``.
         num_pixels: height times width of an image.
     """
@@ -38,7 +37,6 @@ class Encoder(nn.Module):
         z_dim: int = Z_DIM,
         hidden_1: int = HIDDEN_1,
         hidden_2: int = HIDDEN_2,
-        masked_with: float = -1,
         activation: str = "relu",
         num_pixels: int = NUM_PIXELS,
     ) -> None:
@@ -49,7 +47,6 @@ class Encoder(nn.Module):
         self.fc32 = nn.Linear(hidden_2, z_dim)
         check_choice(activation, ACTIVATIONS)
         self.activation = getattr(F, activation)
-        self.masked_with = masked_with
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation, each of shape (batch, z_dim).
@@ -58,7 +55,7 @@ class Encoder(nn.Module):
             x: images of shape (batch, h, w) or (batch, num_pixels), with missing pixels.
             y: values for the missing pixels, in a whole image of the same size.
         """
-        xc = torch.where(x == self.masked_with, y.view(x.shape), x)
+        xc = torch.where(is_missing(x), y.view(x.shape), x)
         hidden = self.activation(self.fc1(xc.flatten(1)))
         hidden = self.activation(self.fc2(hidden))
         z_loc = self.fc31(hidden)
@@ -140,13 +137,19 @@ class CVAE(nn.Module):
     Sohn, Lee, Yan (2015), section 4, where :math:`\hat y` is the baseline's prediction.  By default, as in the
     tutorial, the generation network sees x through z alone.  The baseline is never trained here.
 
+    The networks are attributes that can be replaced.  ``prior_net`` and ``recognition_net`` map images with missing
+    pixels and values for these to mean and standard deviation of z, like :class:`Encoder`.  ``generation_net`` maps
+    z of shape (*particles, batch, z_dim) to probabilities of all pixels, shape (*particles, batch, num_pixels), and
+    with ``generation_input="xz"`` it is called with the known pixels too, like :class:`Decoder`.
+
     Args:
         z_dim: number of latent variables.
         hidden_1: units of the first hidden layer of each network.
         hidden_2: units of the second hidden layer of each network.
         pre_trained_baseline_net: the trained baseline; without one, a new net that waits for
             ``load_state_dict``.
-        masked_with: value that marks missing pixels, outside [0, 1].
+        masked_with: value of missing pixels in the images that the baseline was trained with, outside [0, 1].
+            Only :class:`cvae.trained.TrainedCVAE` needs it: to the model, every such value means a missing pixel.
         activation: of the hidden layers, one of ``cvae.choices.ACTIVATIONS``; the baseline's own stay ReLU.
         generation_input: what the generation network sees, one of
             ``cvae.choices.GENERATION_INPUTS``.
@@ -174,9 +177,10 @@ class CVAE(nn.Module):
         if pre_trained_baseline_net is None:
             pre_trained_baseline_net = BaselineNet(hidden_1, hidden_2, num_pixels)
         self.baseline_net = pre_trained_baseline_net
-        self.prior_net = Encoder(z_dim, hidden_1, hidden_2, masked_with, activation, num_pixels)
+        self.prior_net = Encoder(z_dim, hidden_1, hidden_2, activation, num_pixels)
         self.generation_net = Decoder(z_dim, hidden_1, hidden_2, activation, generation_input, num_pixels)
-        self.recognition_net = Encoder(z_dim, hidden_1, hidden_2, masked_with, activation, num_pixels)
+        self.recognition_net = Encoder(z_dim, hidden_1, hidden_2, activation, num_pixels)
+        self.generation_input = generation_input
         self.masked_with = masked_with
 
     @torch.no_grad()
@@ -206,33 +210,21 @@ class CVAE(nn.Module):
         with pyro.plate("data", xs.shape[0], dim=-1):
             prior = self.prior_net(xs, self.baseline_predictions(xs) if y_hat is None else y_hat)
             zs = pyro.sample("z", dist.Normal(*prior).to_event(1))
-            known = self.known_pixels(xs) if self.generation_net.fc0 is not None else None
+            inputs = (zs,) if self.generation_input == "z" else (zs, xs.masked_fill(is_missing(xs), 0).flatten(1))
             if ys is None:
-                loc = self.generation_net(zs, known)
+                loc = self.generation_net(*inputs)
                 # Probabilities show grey pixels better than samples of 0 or 1 would.
                 pyro.deterministic("y", loc.detach(), event_dim=1)
                 return loc
-            missing = missing_pixel_indices(xs, self.masked_with)
-            if is_validation_enabled():
-                self._check_masks_agree(xs)
-            logits = self.generation_net.logits(zs, known, missing)
-            pyro.sample(
-                "y",
-                GreyBernoulli(logits=logits).to_event(1),
-                obs=ys.flatten(1).index_select(-1, missing),
-            )
+            if is_validation_enabled() and (is_missing(xs) != is_missing(xs[:1])).any():
+                raise ValueError("the images of a batch must all lack the same pixels: make a batch for each mask")
+            missing = missing_pixel_indices(xs)
+            if isinstance(self.generation_net, Decoder):
+                missing_pixels = GreyBernoulli(logits=self.generation_net.logits(*inputs, pixels=missing))
+            else:
+                missing_pixels = GreyBernoulli(probs=self.generation_net(*inputs).index_select(-1, missing))
+            pyro.sample("y", missing_pixels.to_event(1), obs=ys.flatten(1).index_select(-1, missing))
             return None
-
-    def known_pixels(self, xs: Tensor) -> Tensor:
-        """Return the known pixels, and 0 in place of the missing ones, shape (batch, num_pixels)."""
-        return xs.masked_fill(xs == self.masked_with, 0).flatten(1)
-
-    def _check_masks_agree(self, xs: Tensor) -> None:
-        lacking = xs.flatten(1) == self.masked_with
-        if (lacking != lacking[0]).any():
-            raise ValueError(
-                "the images of a batch must all lack the same pixels: make a batch for each mask"
-            )
 
     def guide(self, xs: Tensor, ys: Tensor | None = None, y_hat: Tensor | None = None) -> None:
         """Draw z from the recognition network, or without ``ys`` from the prior network.

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 import pyro
 import torch.nn as nn
-import torch.nn.functional as F
 from pyro.infer import ELBO, SVI, TraceMeanField_ELBO
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 from torch.utils.data import DataLoader
 
-from cvae.baseline import BaselineNet, missing_pixel_indices
+from cvae.baseline import BaselineNet, missing_pixel_nll
 from cvae.model import CVAE
 from cvae.storage.checkpoint import Checkpoint
 from cvae.training.history import History
@@ -71,19 +70,14 @@ def train_baseline(
     """
     optimizer = Optimizer(net.parameters(), settings, steps_per_epoch=len(dataloaders["train"]))
 
-    def masked_loss(batch: Batch) -> Tensor:
-        missing = missing_pixel_indices(batch["input"])
-        logits, target = net.logits(batch["input"], missing), batch["output"].flatten(1).index_select(1, missing)
-        return F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
-
     def step(batch: Batch) -> float:
-        loss = masked_loss(batch)
+        loss = missing_pixel_nll(net, batch["input"], batch["output"]).sum()
         loss.backward()
         optimizer()
         return loss.item()
 
     def validate(batch: Batch) -> Batch:
-        return {"val": masked_loss(batch)}
+        return {"val": missing_pixel_nll(net, batch["input"], batch["output"]).sum()}
 
     state = TrainingState(net, optimizer, EarlyStopping(settings.early_stop_patience), settings.num_epochs)
     return fit("baseline", state, step, validate, dataloaders, checkpoint, progress)

@@ -1,7 +1,10 @@
+import copy
+
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
@@ -10,7 +13,10 @@ from pyro.optim import Adam
 from cvae import Z_DIM
 from cvae.baseline import BaselineNet
 from cvae.choices import ACTIVATIONS, GENERATION_INPUTS
+from cvae.evaluate import draw_samples, evaluate
 from cvae.model import CVAE, Decoder, Encoder, GreyBernoulli
+from cvae.train import train_cvae
+from cvae.training.settings import TrainingSettings
 
 ENCODER_SHAPES = {
     "fc1.weight": (500, 784),
@@ -142,6 +148,85 @@ def test_any_mask_value_outside_the_pixels_gives_the_same(cvae, batch):
         return trace.log_prob_sum()
 
     torch.testing.assert_close(score(cvae, -1), score(other, -5))
+
+
+class Convolutional(nn.Module):
+    """A network of the user's own in place of each of the three."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.convolution, self.output = nn.Conv2d(1, 2, 5, stride=4), nn.Linear(2 * 6 * 6, outputs)
+
+    def forward(self, images):
+        return self.output(self.convolution(images.reshape(-1, 1, 28, 28)).relu().flatten(1))
+
+
+class OwnEncoder(Convolutional):
+    def __init__(self):
+        super().__init__(2 * 3)
+
+    def forward(self, x, y):
+        loc, log_scale = super().forward(torch.where(x < 0, y.view(x.shape), x)).chunk(2, dim=-1)
+        return loc, log_scale.exp()
+
+
+class TutorialsDecoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1 = nn.Linear(3, 784)
+
+    def forward(self, z):
+        return torch.sigmoid(self.fc1(z))
+
+
+class OwnDecoder(TutorialsDecoder):
+    """Sees the image too, through a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.see = Convolutional(3)
+
+    def forward(self, z, x):
+        return super().forward(z + self.see(x))
+
+
+@pytest.mark.parametrize(
+    "name, make, generation_input",
+    [
+        ("prior_net", OwnEncoder, "z"),
+        ("recognition_net", OwnEncoder, "z"),
+        ("generation_net", TutorialsDecoder, "z"),
+        ("generation_net", OwnDecoder, "xz"),
+    ],
+)
+def test_each_network_can_be_replaced(real_digits, name, make, generation_input):
+    datasets, loaders, _ = real_digits
+    cvae = CVAE(3, 16, 12, generation_input=generation_input)
+    setattr(cvae, name, make())
+    before = copy.deepcopy(getattr(cvae, name).state_dict())
+    history = train_cvae(cvae, loaders, TrainingSettings(num_epochs=2))
+    assert history.epochs[1]["val"] < history.epochs[0]["val"]
+    assert all(not torch.equal(value, before[key]) for key, value in getattr(cvae, name).state_dict().items())
+    rows = evaluate(cvae, datasets["val"], num_particles=3, num_importance_samples=5).rows
+    assert rows["CVAE (importance sampling)"].mean < rows["CVAE (Monte Carlo)"].mean
+    assert draw_samples(cvae, datasets["val"][range(4)]["input"], 2).shape == (2, 4, 28, 28)
+
+
+def test_probabilities_are_scored_like_log_odds(cvae, batch):
+    class Tutorials(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
+
+        def forward(self, z):
+            return self.net(z)
+
+    def score():
+        conditioned = poutine.condition(cvae.model, {"z": torch.ones(8, 3)})
+        return poutine.trace(conditioned).get_trace(batch["input"], batch["output"]).log_prob_sum()
+
+    from_log_odds, cvae.generation_net = score(), Tutorials(cvae.generation_net)
+    torch.testing.assert_close(score(), from_log_odds)
 
 
 def test_batch_of_different_masks_is_refused(cvae, batch):
