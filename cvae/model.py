@@ -210,7 +210,8 @@ class CVAE(nn.Module):
         with pyro.plate("data", xs.shape[0], dim=-1):
             prior = self.prior_net(xs, self.baseline_predictions(xs) if y_hat is None else y_hat)
             zs = pyro.sample("z", dist.Normal(*prior).to_event(1))
-            inputs = (zs,) if self.generation_input == "z" else (zs, xs.masked_fill(is_missing(xs), 0).flatten(1))
+            known = None if self.generation_input == "z" else xs.masked_fill(is_missing(xs), 0).flatten(1)
+            inputs = (zs,) if known is None else (zs, known)
             if ys is None:
                 loc = self.generation_net(*inputs)
                 # Probabilities show grey pixels better than samples of 0 or 1 would.
@@ -220,7 +221,7 @@ class CVAE(nn.Module):
                 raise ValueError("the images of a batch must all lack the same pixels: make a batch for each mask")
             missing = missing_pixel_indices(xs)
             if isinstance(self.generation_net, Decoder):
-                missing_pixels = GreyBernoulli(logits=self.generation_net.logits(*inputs, pixels=missing))
+                missing_pixels = GreyBernoulli(logits=self.generation_net.logits(zs, known, missing))
             else:
                 missing_pixels = GreyBernoulli(probs=self.generation_net(*inputs).index_select(-1, missing))
             pyro.sample("y", missing_pixels.to_event(1), obs=ys.flatten(1).index_select(-1, missing))

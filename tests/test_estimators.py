@@ -138,9 +138,9 @@ def test_chunks_bound_what_is_decoded_at_once(cvae, dataset, monkeypatch):
     rows: list[int] = []
     decode = cvae.generation_net.logits
 
-    def counted(z, **arguments):
+    def counted(z, *arguments):
         rows.append(z[..., 0].numel())
-        return decode(z, **arguments)
+        return decode(z, *arguments)
 
     dataset.original = dataset.original.select(range(40))
     monkeypatch.setattr(cvae.generation_net, "logits", counted)

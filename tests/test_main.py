@@ -307,8 +307,8 @@ def test_ffmpeg_that_fails_costs_the_video_alone(copied, monkeypatch, capsys):
     def fail(*_, **__):
         raise subprocess.CalledProcessError(1, "ffmpeg")
 
-    monkeypatch.setattr("cvae.figures.figures.has_ffmpeg", lambda: True)
-    monkeypatch.setattr("cvae.figures.animation.FFMpegWriter", fail)
+    monkeypatch.setattr("cvae.figures.figures.shutil.which", lambda program: program)
+    monkeypatch.setattr("cvae.figures.animation.subprocess.run", fail)
     assert main.main([*TINY, "-nq", "1", "3", "--animate", "--output-dir", str(copied)]) == 0
     assert "training_q1.gif" in files(copied) and "training_q1.mp4" not in files(copied)
     assert f"no {copied}/training_q1.mp4: " in capsys.readouterr().out

@@ -28,7 +28,7 @@ def test_share_of_the_animation_is_told(mnist_dir, monkeypatch, capsys):
     words = ["animation", "--data-dir", str(mnist_dir), "--images", "60", "--epochs", "2"]
     monkeypatch.setattr(sys, "argv", words)
     animation.main()
-    assert re.match(r"gif: \d+\.\d\d s for the frames of an epoch, .* %\n", capsys.readouterr().out)
+    assert re.match(r"frames: \d+\.\d+ s for each epoch, .* %\ngif: .* %\n", capsys.readouterr().out)
 
 
 def test_count_of_the_tutorials_epochs_ends_with_the_quality(mnist_dir, monkeypatch, capsys):

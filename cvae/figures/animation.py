@@ -1,22 +1,26 @@
 """How the CVAE learns: its loss epoch by epoch, and what it predicts in between."""
 
+import io
+import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
-from matplotlib.animation import AbstractMovieWriter, FFMpegWriter, PillowWriter
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from cvae.errors import FileError
 from cvae.evaluate import draw_samples
 from cvae.figures.curves import STYLES, style_axes
-from cvae.figures.sheet import Sheet
+from cvae.figures.sheet import Sheet, drawable
 from cvae.model import CVAE
 from cvae.training.randomness import random_state, seed_stage, set_random_state
 
-__all__ = ["Animation", "has_ffmpeg", "take_snapshot"]
+__all__ = ["Animation", "encode_gif", "encode_mp4", "take_snapshot"]
 
 DPI = 100
 WIDTH, HEIGHT = 480, 460  # dots; video wants even numbers
@@ -25,9 +29,8 @@ CELL = 84  # dots along the longer side of an image
 GAP = 12  # dots between images
 FRAMES_PER_SECOND = 6
 # one thread, and no version in the file: the same bytes every time
-MP4_OPTIONS = ["-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-pix_fmt", "yuv420p"]
-
-has_ffmpeg = FFMpegWriter.isAvailable  # tells whether the program that makes videos is there
+MP4_OPTIONS = ["-codec:v", "libx264", "-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact"]
+MP4_OPTIONS += ["-pix_fmt", "yuv420p"]  # what every player shows
 
 
 def take_snapshot(cvae: CVAE, inputs: Tensor, num_samples: int, seed: int, epoch: int) -> Tensor:
@@ -72,7 +75,7 @@ class Animation:
     ) -> None:
         if [getattr(each, "shape", ())[1:] for each in snapshots] != [truth.shape] * len(losses):
             raise FileError("the snapshots of the checkpoint are of other images: start afresh with --overwrite")
-        self.losses, self.snapshots, self.title = losses, snapshots, title
+        self.losses, self.snapshots, self.title = losses, snapshots, drawable(title)
         self.truth, self.known = truth.cpu(), known.cpu()
         self.figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI)
         axes = self.figure.add_axes((0.13, 1 - (CURVE - 40) / HEIGHT, 0.84, (CURVE - 90) / HEIGHT))
@@ -83,7 +86,7 @@ class Animation:
         self.point = axes.plot([], [], "o", color="black", markersize=4)[0]
         style_axes(axes)
         axes.set_ylabel("nats per image", fontsize=8)
-        self.heading = self.figure.text(0.02, 0.985, "", va="top", fontsize=8, linespacing=1.4)
+        self.heading = self.figure.text(0.02, 0.985, "", va="top", fontsize=8, linespacing=1.4, parse_math=False)
         sheet = self._lay_out(self.truth)
         rows, columns, _ = sheet.dots.shape
         left, bottom = (WIDTH - columns) // 2, (HEIGHT - CURVE - rows) // 2
@@ -99,24 +102,13 @@ class Animation:
                 self.images.set_data(self._lay_out(completions).dots)
                 yield self.figure
 
-    def encode(self, kind: str) -> bytes:
-        """Return all frames in one file.
-
-        Args:
-            kind: ``"gif"``, or ``"mp4"`` where :func:`has_ffmpeg`.
-
-        Raises:
-            OSError, subprocess.SubprocessError: ffmpeg fails, or there is no room for a temporary file.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"animation.{kind}"
-            writer: AbstractMovieWriter = PillowWriter(FRAMES_PER_SECOND)
-            if kind == "mp4":
-                writer = FFMpegWriter(FRAMES_PER_SECOND, codec="libx264", extra_args=MP4_OPTIONS)
-            with writer.saving(self.figure, str(path), DPI):
-                for _ in self.frames():
-                    writer.grab_frame()
-            return path.read_bytes()
+    def render(self) -> list[Image.Image]:
+        """Draw every frame once."""
+        canvas, images = FigureCanvasAgg(self.figure), []
+        for _ in self.frames():
+            canvas.draw()
+            images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+        return images
 
     def _lay_out(self, completions: Tensor) -> Sheet:
         """Lay out the truth above completions."""
@@ -125,3 +117,29 @@ class Animation:
             sheet.write(name, row * sheet.down + (sheet.down - GAP) / 2, -GAP, "right")
             sheet.put(images, row * sheet.down, 0, outline=self.known)
         return sheet
+
+
+def encode_gif(frames: Sequence[Image.Image]) -> bytes:
+    """Return the frames as a GIF that repeats for ever."""
+    file = io.BytesIO()
+    duration = 1000 // FRAMES_PER_SECOND  # milliseconds
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=duration, loop=0)
+    return file.getvalue()
+
+
+def encode_mp4(frames: Sequence[Image.Image]) -> bytes:
+    """Return the frames as an MP4 video.
+
+    Raises:
+        OSError, subprocess.SubprocessError: ffmpeg is missing or fails, or there is no room for a temporary file.
+    """
+    dots = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", f"{WIDTH}x{HEIGHT}"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "animation.mp4"
+        subprocess.run(
+            ["ffmpeg", *dots, "-framerate", str(FRAMES_PER_SECOND), "-i", "-", *MP4_OPTIONS, str(path)],
+            input=b"".join(frame.tobytes() for frame in frames),
+            check=True,
+            capture_output=True,
+        )
+        return path.read_bytes()

@@ -1,6 +1,7 @@
 """All figures of one number of known quadrants, drawn from the trained model, its images and its training."""
 
 import logging
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from cvae.data import CVAEMNIST, setting_name
 from cvae.evaluate import Evaluation, draw_samples, with_error
-from cvae.figures.animation import Animation, has_ffmpeg
+from cvae.figures.animation import Animation, encode_gif, encode_mp4
 from cvae.figures.curves import TUTORIAL, plot_training, training_table
 from cvae.figures.diagram import plot_model
 from cvae.figures.samples import plot_diversity, plot_problem, plot_samples
@@ -124,8 +125,8 @@ def make_diversity_figure(cvae: CVAE, shown: CVAEMNIST, inputs: list[int], n: in
 
 def make_training_figure(table: pd.DataFrame, settings: Settings, n: int, seed: int, splits: str) -> Figure:
     """Draw the losses of every epoch, beside the tutorial's results where these are of the same images."""
-    comparable = settings.dataset == "mnist" and not settings.binarize
-    references = dict(zip(("baseline", "CVAE"), TUTORIAL[n])) if comparable else None
+    all_of_mnist = settings.dataset == "mnist" and not (settings.subset or settings.holdout or settings.binarize)
+    references = dict(zip(("baseline", "CVAE"), TUTORIAL[n])) if all_of_mnist else None
     title = f"{setting_name(n)} known; {splits}; {settings.description}, seed {seed}"
     return plot_training(table, title, references)
 
@@ -146,10 +147,11 @@ def _save_animation(path: Path, history: History, shown: CVAEMNIST, inputs: list
     """Write a GIF, and an MP4 where ffmpeg is found; a warning tells of one that can't be made."""
     losses = [epoch["val"] for epoch in history.epochs]
     title = f"{shown.name}, {setting_name(n)} known (outlined)"
-    animation = Animation(losses, history.snapshots, *_truth_and_known(shown[inputs]), title)
-    for kind in ("gif", "mp4") if has_ffmpeg() else ("gif",):
+    frames = Animation(losses, history.snapshots, *_truth_and_known(shown[inputs]), title).render()
+    encoders = {"gif": encode_gif} | ({"mp4": encode_mp4} if shutil.which("ffmpeg") else {})
+    for kind, encode in encoders.items():
         try:
-            content = animation.encode(kind)
+            content = encode(frames)
         except (OSError, subprocess.SubprocessError) as error:
             logger.warning("no %s: %s", path.with_suffix(f".{kind}"), error)
             continue

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.image import AxesImage
 from matplotlib.textpath import text_to_path
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
-__all__ = ["DPI", "GAP", "Sheet", "titled_figure"]
+__all__ = ["DPI", "GAP", "Sheet", "drawable", "titled_figure"]
 
 DPI = 200
 MISSING = (115, 158, 204)  # a blue that no grey pixel can be taken for
@@ -105,7 +105,7 @@ def titled_figure(title: str, height: int, width: int, top: int, left: int) -> F
         top, left: dots above the title, and on both sides of it.
     """
     lines = []
-    for paragraph in title.split("\n"):
+    for paragraph in drawable(title).split("\n"):
         lines.append("")
         for word in paragraph.split(" "):
             longer = f"{lines[-1]} {word}".strip()
@@ -116,5 +116,12 @@ def titled_figure(title: str, height: int, width: int, top: int, left: int) -> F
                 lines[-1] = longer
     height += LINE_HEIGHT * len(lines)
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    figure.text(left / width, 1 - top / height, "\n".join(lines), va="top", font=TITLE_FONT, linespacing=1.3)
+    place, text = (left / width, 1 - top / height), "\n".join(lines)
+    figure.text(*place, text, va="top", font=TITLE_FONT, linespacing=1.3, parse_math=False)
     return figure
+
+
+def drawable(text: str) -> str:
+    """Replace each character that the font lacks; line breaks stay."""
+    glyphs = get_font(findfont(TITLE_FONT)).get_charmap()
+    return "".join(c if c == "\n" or ord(c) in glyphs else "\N{REPLACEMENT CHARACTER}" for c in text)

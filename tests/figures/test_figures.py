@@ -1,8 +1,12 @@
+import io
+from dataclasses import replace
+
 import pytest
 import torch
 
 from cvae.evaluate import Estimate, Evaluation
 from cvae.figures import figures
+from cvae.figures.animation import Animation
 from cvae.figures.curves import TUTORIAL, training_table
 from cvae.figures.figures import (
     draw_figures,
@@ -56,11 +60,18 @@ def test_diversity_is_of_the_ambiguous_inputs(cvae, dataset):
 
 
 @pytest.mark.parametrize(
-    "dataset, binarize, shown", [("mnist", False, True), ("mnist", True, False), ("mnist-5k", False, False)]
+    "changed, shown",
+    [
+        ({}, True),
+        ({"binarize": True}, False),
+        ({"dataset": "mnist-5k"}, False),
+        ({"subset": 9}, False),
+        ({"holdout": 9}, False),
+    ],
 )
-def test_tutorials_results_are_shown_where_they_are_of_the_same_images(dataset, binarize, shown):
+def test_tutorials_results_are_shown_where_they_are_of_the_same_images(changed, shown):
     table = training_table({"baseline": history(), "CVAE": history()})
-    figure = make_training_figure(table, Settings(dataset=dataset, binarize=binarize), 1, 0, "images")
+    figure = make_training_figure(table, Settings(**{"dataset": "mnist", **changed}), 1, 0, "images")
     lines = [str(line.get_label()) for axes in figure.axes for line in axes.lines]
     found = [label for label in lines if label.startswith("tutorial")]
     assert found == ([f"tutorial: {reference:.1f}" for reference in TUTORIAL[1]] if shown else [])
@@ -69,7 +80,7 @@ def test_tutorials_results_are_shown_where_they_are_of_the_same_images(dataset, 
 def test_figures_of_all_settings_are_written_with_the_first_one(cvae, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "DPI", 40)
     monkeypatch.setattr(figures, "NUM_DIVERSITY_SAMPLES", 20)
-    monkeypatch.setattr(figures, "has_ffmpeg", lambda: False)
+    monkeypatch.setattr(figures.shutil, "which", lambda program: None)
     snapshots = torch.zeros(2, 3, 3, 28, 28, dtype=torch.uint8)
     histories = {"baseline": history(), "CVAE": history(snapshots=snapshots)}
 
@@ -101,3 +112,21 @@ def test_figures_of_all_settings_are_written_with_the_first_one(cvae, dataset, t
 )
 def test_large_data_sets_are_animated_unless_told_otherwise(animate, images, wanted):
     assert wants_animation(Settings(animate=animate), images) == wanted
+
+
+@pytest.mark.parametrize("name", ["dol$x_1^{y'", "数字", "a\x07b", "caf\udce9", "\\frac{"])
+def test_names_from_outside_are_drawn_as_plain_text(cvae, dataset, name, monkeypatch):
+    monkeypatch.setattr(dataset, "original", replace(dataset.original, name=name))
+    monkeypatch.setattr(figures, "NUM_DIVERSITY_SAMPLES", 20)
+    table = training_table({"baseline": history(), "CVAE": history()})
+    truth = torch.rand(3, 28, 28)
+    film = Animation([2.0], [torch.zeros(1, 3, 28, 28, dtype=torch.uint8)], truth, truth[0] > 0.5, name)
+    assert len(film.render()) == 1
+    for figure in (
+        make_samples_figure(cvae, dataset, EVALUATION, SETTINGS, 1, seed=0),
+        make_diversity_figure(cvae, dataset, INPUTS, 1, seed=0),
+        make_training_figure(table, SETTINGS, 1, 0, name),
+    ):
+        figure.savefig(io.BytesIO())
+        plain = "".join(each if each.isascii() and each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in name)
+        assert plain in figure.texts[0].get_text()
