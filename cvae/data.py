@@ -119,8 +119,8 @@ class MaskImages:
 
     Args:
         num_quadrant_inputs: number of known quadrants: 1, 2 or 3.
-        mask_with: value of the pixels that are not there.  The networks tell them by this value, so for
-            them it must lie outside [0, 1].
+        mask_with: value of the pixels that are not there.  The networks take any value outside [0, 1] for
+            a missing pixel, and no other.
 
     Raises:
         ValueError: ``num_quadrant_inputs`` is not 1, 2 or 3.
@@ -162,6 +162,7 @@ def get_data(
     subset: int | None = None,
     holdout: int = 0,
     binarize: bool = False,
+    mask_with: float = -1,
     device: str | torch.device = "cpu",
 ) -> tuple[dict[str, CVAEMNIST], dict[str, DataLoader], dict[str, int]]:
     """Prepare data sets and loaders for one number of known quadrants.
@@ -178,6 +179,7 @@ def get_data(
         subset: use only the first so many images of each split.
         holdout: use the last so many training images to validate, rather than the test images.
         binarize: turn each pixel black or white, with the threshold at 0.5.
+        mask_with: value of the pixels that are not there, outside [0, 1].
         device: where images and digits are held, and so where batches are made.
 
     Returns:
@@ -189,7 +191,7 @@ def get_data(
         UsageError: the holdout leaves nothing to train on.
         ValueError: ``num_quadrant_inputs`` is not 1, 2 or 3, or no data set has that name.
     """
-    transform = Compose([ToTensor(), MaskImages(num_quadrant_inputs)])
+    transform = Compose([ToTensor(), MaskImages(num_quadrant_inputs, mask_with)])
     dataset = resolve_dataset(dataset, data_dir)
     training, others = (load_images(dataset, data_dir, train, True, val_fraction) for train in (True, False))
     if holdout >= len(training):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import StackDataset
 
+from cvae.baseline import is_missing
 from cvae.data import MaskImages
 from cvae.errors import FileError
 from cvae.estimators import estimate_cll
@@ -77,8 +78,7 @@ class TrainedCVAE:
             ValueError: the images are not of that kind, or of another size than the model's.
         """
         xs = self._masked(images)["input"]
-        known = xs != self.cvae.masked_with
-        return torch.where(known, xs, draw_samples(self.cvae, xs, num_samples))
+        return torch.where(is_missing(xs), draw_samples(self.cvae, xs, num_samples), xs)
 
     def negative_cll(self, images: Tensor, num_particles: int = 100) -> Tensor:
         """Estimate the negative conditional log-likelihood of the missing quadrants by importance sampling.
