@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.image import AxesImage
+from matplotlib.image import FigureImage
 from matplotlib.textpath import text_to_path
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
@@ -78,15 +78,13 @@ class Sheet:
             dots[top : top + len(image), left : left + image.shape[1]] = image
         return dots
 
-    def draw(self, figure: Figure, left: int, bottom: int, text_size: float = 7) -> AxesImage:
+    def draw(self, figure: Figure, left: int, bottom: int, text_size: float = 7) -> FigureImage:
         """Draw the sheet with its lower left corner at a dot of a figure, and return its images as one."""
-        height, width, _ = self.dots.shape
-        across, up = np.round(figure.bbox.size)
-        axes = figure.add_axes((left / across, bottom / up, width / across, height / up))
-        axes.set_axis_off()
+        across, up = figure.bbox.size
         for y, x, text, align in self.texts:
-            axes.text(x, y, text, ha=align, va="center", fontsize=text_size)
-        return axes.imshow(self.dots, interpolation="none", extent=(0, width, height, 0), aspect="auto")
+            place = (left + x) / across, (bottom + len(self.dots) - y) / up
+            figure.text(*place, text, ha=align, va="center", fontsize=text_size)
+        return figure.figimage(self.dots, left, bottom)
 
     def figure(self, title: str) -> Figure:
         """Make a figure of the sheet with a title above it."""

@@ -41,7 +41,7 @@ def test_frames_show_each_sample_of_each_epoch(height, width):
         epoch, sample = divmod(number, 2)
         assert film.line.get_ydata() == LOSSES[: epoch + 1]
         assert f"Epoch {epoch + 1}: validation loss {LOSSES[epoch]:.1f}" in film.heading.get_text()
-        sheet = np.asarray(figure.axes[1].images[0].get_array()) / 255
+        sheet = np.asarray(figure.images[0].get_array()) / 255
         shown = sheet[-height * scale :: scale, : width * scale : scale]
         outlined = np.isclose(shown * 255, OUTLINE).all(-1)
         expected = torch.where(known, truth[0], snapshots[epoch][sample][0] / 255).numpy()

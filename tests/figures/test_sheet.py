@@ -16,7 +16,16 @@ def drawn(figure):
 
 def dots_of(figure):
     """The sheet that a figure was made of, in [0, 1]."""
-    return np.asarray(figure.axes[0].images[0].get_array()) / 255
+    return np.asarray(figure.images[0].get_array()) / 255
+
+
+def words_of(figure):
+    """The text on that sheet: words, x and y in dots."""
+    across, up = figure.bbox.size
+    rows = len(dots_of(figure))
+    for text in figure.texts[1:]:  # all but the title
+        x, y = text.get_position()
+        yield text.get_text(), round(x * across - BORDER), round(BORDER + rows - y * up)
 
 
 def assert_nothing_is_cut_off(figure):
