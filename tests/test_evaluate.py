@@ -5,9 +5,15 @@ import pyro
 import pytest
 import torch
 
+from cvae.baseline import BaselineNet
+from cvae.data import get_data
 from cvae.evaluate import Estimate, Evaluation, draw_samples, evaluate, with_error
+from cvae.model import CVAE
+from cvae.train import train_baseline, train_cvae
+from cvae.trained import TrainedCVAE
+from cvae.training.settings import TrainingSettings
 
-from .conftest import make_constant
+from .conftest import HIDDEN_1, HIDDEN_2, Z_DIM, make_constant
 
 
 def test_estimate_sums_and_divides_once():
@@ -86,3 +92,30 @@ def test_evaluation_is_restored_from_plain_values(cvae, dataset):
 )
 def test_values_have_as_many_decimals_as_their_errors_have_meaning(value, error, text):
     assert with_error(value, error) == text
+
+
+@pytest.mark.parametrize("num_quadrant_inputs", [1, 3])
+def test_what_marks_missing_pixels_changes_no_number(num_quadrant_inputs):
+    """From the images to the table and to a trained model; the net below takes -1 and -3 for the same."""
+
+    class Net(BaselineNet):
+        def logits(self, x, pixels=None):
+            return super().logits(x.clamp(min=0), pixels)
+
+    def numbers(mask_with):
+        torch.manual_seed(0)
+        options = {"dataset": "mnist-5k", "subset": 100, "mask_with": mask_with}
+        datasets, loaders, _ = get_data(num_quadrant_inputs, 50, **options)
+        net = Net(HIDDEN_1, HIDDEN_2)
+        histories = [train_baseline(net, loaders, TrainingSettings(num_epochs=2))]
+        cvae = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, net, masked_with=mask_with)
+        for data in datasets.values():
+            data.cache_baseline_predictions(cvae.baseline_predictions)
+        histories.append(train_cvae(cvae, loaders, TrainingSettings(num_epochs=2)))
+        evaluation = evaluate(cvae, datasets["val"], num_particles=2, num_importance_samples=3)
+        trained, images = TrainedCVAE(cvae, num_quadrant_inputs), datasets["val"][range(5)]["original"].squeeze(1)
+        used = [trained.complete(images, 2), trained.negative_cll(images, 3)]
+        losses = [[epoch["train"], epoch["val"]] for history in histories for epoch in history.epochs]
+        return asdict(evaluation), losses, [values.tolist() for values in used]
+
+    assert numbers(-1) == numbers(-3)
