@@ -51,16 +51,20 @@ class Table:
                 rows: dict[str, Estimate | float] = {**evaluation.rows}
                 if diagnostics:
                     rows |= evaluation.diagnostics
-                values[column] = {row: getattr(entry, "mean", entry) for row, entry in rows.items()}
-                errors[column] = {row: getattr(entry, "standard_error", None) for row, entry in rows.items()}
+                # series, as pandas 2.1 sorts the rows of a single dict
+                values[column] = pd.Series({row: getattr(entry, "mean", entry) for row, entry in rows.items()})
+                errors[column] = pd.Series({row: getattr(entry, "standard_error", None) for row, entry in rows.items()})
         caption = f"{_caption(metrics)}, seed {metrics['seed']}; ± standard error over images"
         metrics = metrics | {"results": {f"q{n}": evaluations for n, evaluations in results.items()}}
         return cls(pd.DataFrame(values), pd.DataFrame(errors, dtype=float), caption, metrics)
 
     @classmethod
     def of_seeds(cls, tables: Sequence["Table"]) -> "Table":
-        """Make the table of means over several seeds, with standard deviations over them."""
-        by_row = pd.concat([table.values for table in tables]).groupby(level=0, sort=False)
+        """Make the table of means over several seeds, with standard deviations over them.
+
+        It has the columns that the tables of all seeds have.
+        """
+        by_row = pd.concat([table.values for table in tables], join="inner").groupby(level=0, sort=False)
         runs = [table.metrics for table in tables]
         seeds = ", ".join(str(run["seed"]) for run in runs)
         caption = f"{_caption(runs[0])}; mean of seeds {seeds} ± standard deviation over them"

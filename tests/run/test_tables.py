@@ -115,6 +115,14 @@ def test_seeds_are_averaged_and_their_spread_shown():
     assert table.metrics == {"caption": table.caption, "runs": [each.metrics for each in tables]}
 
 
+@pytest.mark.parametrize("settings", [([1, 2], [1]), ([1], [1, 2]), ([1, 2], [1, 3])])
+def test_means_are_of_settings_that_all_seeds_have(settings):
+    results = [{n: {"val": evaluation(seed)} for n in each} for seed, each in enumerate(settings)]
+    table = Table.of_seeds([Table.of_run(each, METRICS | {"seed": seed}) for seed, each in enumerate(results)])
+    assert list(table.values.columns) == list(table.errors.columns) == ["1 quadrant"]
+    assert not table.errors.isna().any(axis=None)
+
+
 def test_weights_are_plain_state_dicts(tmp_path):
     net = torch.nn.Linear(2, 3)
     save_weights(tmp_path, 2, {"baseline_net": net, "cvae_net": net})
