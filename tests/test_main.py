@@ -158,7 +158,7 @@ def test_best_recipe_runs_and_its_weights_load(tmp_path):
     words = "--recipe best --baseline-epochs 1 -nq 3".split()
     assert main.main([*TINY, *words, "--output-dir", str(tmp_path)]) == 0
     text = (tmp_path / "results.md").read_text()
-    named = "recipe best with --num-epochs 1 --baseline-epochs 1 --num-importance-samples 3"
+    named = "recipe best with --num-epochs 1 --baseline-epochs 1 --num-importance-samples 3 --subset 40 --num-particles 2"
     assert f"{named}, seed 0" in text
     weights = torch.load(tmp_path / "cvae_net_q3.pth", weights_only=True)
     CVAE(activation="silu", generation_input="xz").load_state_dict(weights)

@@ -85,11 +85,15 @@ class Settings(Experiment):
 
     @property
     def description(self) -> str:
-        """The recipe and the flags that differ from it, as they stand on the command line."""
+        """The recipe and the flags that differ from it and from the defaults, as they stand on the command line.
+
+        The data set is left out: tables and figures name the images of each split.
+        """
+        usual = Experiment(**vars(RECIPES[self.recipe]), recipe=self.recipe, dataset=self.dataset)
         changed = [
-            f"--{name.replace('_', '-')} {getattr(self, name)}"
-            for name, value in vars(RECIPES[self.recipe]).items()
-            if getattr(self, name) != value
+            f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+            for name, value in vars(self).items()
+            if getattr(usual, name, value) != value
         ]
         return f"recipe {self.recipe}" + (f" with {' '.join(changed)}" if changed else "")
 

@@ -4,6 +4,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from cvae.choices import ACTIVATIONS, ELBOS, GENERATION_INPUTS, SCHEDULES
 from cvae.images.catalogue import DATASETS, VAL_FRACTION
 from cvae.run.command_line import make_parser, parse_args
-from cvae.run.settings import RECIPES, Settings
+from cvae.run.settings import RECIPES, Experiment, Settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,6 +74,14 @@ def test_flags_override_the_recipe():
     best = vars(RECIPES["best"])
     assert {key for key in best if getattr(settings, key) != best[key]} == {"batch_size", "learning_rate"}
     assert settings.description == "recipe best with --learning-rate 0.5 --batch-size 7"
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Experiment)])
+def test_every_setting_that_is_not_usual_is_in_the_description(name):
+    value, shown = {"schedule": ("one-cycle", " one-cycle"), "binarize": (True, "")}.get(name, (7, " 7"))
+    if name not in ("recipe", "dataset"):  # which it names, and which the tables name
+        description = replace(Settings(), **{name: value}).description
+        assert description == f"recipe tutorial with --{name.replace('_', '-')}{shown}"
 
 
 def test_results_depend_on_every_setting_of_the_experiment_and_no_other():
