@@ -125,7 +125,7 @@ def run(settings: Settings) -> None:
                 )
         if distributed.is_main():
             results.write_summary(settings, checkpoints)
-            output.log_result_files(settings)
+            output.log_folders(settings)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

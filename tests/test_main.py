@@ -18,6 +18,8 @@ from PIL import Image, ImageSequence
 
 import main
 from cvae.model import CVAE
+from cvae.run.output import lock_output
+from cvae.run.settings import Settings
 from cvae.storage.checkpoint import FORMAT
 
 from .faults.runs import COARSE, outcome
@@ -182,7 +184,9 @@ def test_seeds_have_a_folder_each_and_a_table_of_means(tmp_path, capsys):
         for folder in (both / "seed_4", both / "seed_5", both)
     )
     pd.testing.assert_frame_equal(mean, (four + five) / 2, check_names=False)
-    assert (both / "results.md").read_text() in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert (both / "results.md").read_text() in said
+    assert f"\nWritten to {both}, {both / 'seed_4'}, {both / 'seed_5'}\n" in said
     assert [run["seed"] for run in json.loads((both / "metrics.json").read_text())["runs"]] == [4, 5]
 
 
@@ -291,12 +295,11 @@ def test_finished_run_is_animated_when_asked_and_drawn_anew(copied, monkeypatch)
     assert {name: after[name] for name in before} == before
 
 
-def test_end_of_a_run_names_its_files_and_quiet_is_for_tables_alone(copied, capsys):
+def test_end_of_a_run_names_its_folder_and_quiet_is_for_tables_alone(copied, capsys):
     words = [*TINY, "-nq", "1", "3", "--output-dir", str(copied)]
     assert main.main(words) == 0
     said, table = capsys.readouterr().out, (copied / "results.md").read_text()
-    listed = re.findall("^  (.*)$", said, re.MULTILINE)
-    assert sorted(listed) == sorted(str(copied / name) for name in files(copied))
+    assert re.findall("^Written to (.*)$", said, re.MULTILINE) == [str(copied)]
     assert re.search(r"^Total time: \d\d:\d\d$", said, re.MULTILINE)
     assert main.main([*words, "--quiet"]) == 0
     captured = capsys.readouterr()
@@ -331,6 +334,14 @@ def test_overwrite_starts_afresh(copied, monkeypatch, capsys):
     assert list(table.columns) == ["2 quadrants"] and "seed 1" in table.index.name
     assert {name for name in files(copied) if "q1" in name or "q3" in name} == set()
     assert (copied / "notes.txt").read_text() == "mine"
+
+
+def test_overwrite_deletes_nothing_while_another_run_is_writing(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "seed_0")
+    with lock_output(Settings(output_dir=tmp_path / "seed_0")):
+        assert main.main([*TINY, "--seeds", "1", "--overwrite", "--output-dir", str(tmp_path)]) == 1
+    assert "another run is writing to" in capsys.readouterr().err
+    assert files(tmp_path / "seed_0") == files(finished)
 
 
 def test_single_run_is_not_put_among_seeds(tmp_path, capsys):

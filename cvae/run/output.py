@@ -14,7 +14,7 @@ from cvae.run.settings import Settings
 from cvae.storage.checkpoint import Checkpoint
 from cvae.training import distributed
 
-__all__ = ["delete_results", "load_checkpoints", "lock_output", "log_result_files"]
+__all__ = ["delete_results", "load_checkpoints", "lock_output", "log_folders"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +29,10 @@ RESULTS = f"""
 
 @contextlib.contextmanager
 def lock_output(settings: Settings) -> Iterator[None]:
-    """Make and lock every folder that a run writes to; refuse them if they hold results of a run of another kind.
+    """Make and lock every folder that a run writes to or deletes from; refuse results of a run of another kind.
 
     Raises:
-        UsageError: they do, or can't be made or written to.
+        UsageError: a folder holds such results, or can't be made or written to.
         OSError: another run is writing to one of them.
     """
     with contextlib.ExitStack() as stack:
@@ -40,9 +40,11 @@ def lock_output(settings: Settings) -> Iterator[None]:
             stack.enter_context(_lock(settings.output_dir))
             if not settings.overwrite:
                 _refuse_mixture(settings.output_dir, settings.several_seeds)
-            if settings.several_seeds:
-                for seed in settings.seeds:
-                    stack.enter_context(_lock(settings.folder(seed)))
+            folders = set(map(settings.folder, settings.seeds))
+            if settings.overwrite:
+                folders |= set(_seed_folders(settings.output_dir))
+            for folder in sorted(folders - {settings.output_dir}):
+                stack.enter_context(_lock(folder))
         yield
 
 
@@ -102,21 +104,18 @@ def load_checkpoints(folder: Path, quadrants: Iterable[int], settings: dict[str,
     return checkpoints
 
 
-def log_result_files(settings: Settings) -> None:
-    """Log the names of all files in the folders of a run."""
-    paths = _result_files([*map(settings.folder, settings.seeds), settings.output_dir])
-    logger.info("Written:\n%s", "\n".join(f"  {path}" for path in paths))
+def log_folders(settings: Settings) -> None:
+    """Log which folders the files of a run are in."""
+    folders = dict.fromkeys([settings.output_dir, *map(settings.folder, settings.seeds)])
+    logger.info("Written to %s", ", ".join(map(str, folders)))
 
 
 def delete_results(folder: Path) -> None:
     """Delete what runs have written to a folder and its folders of seeds, and nothing else."""
-    for path in _result_files([folder, *folder.glob(SEED_FOLDERS)]):
-        path.unlink()
+    for each in (folder, *_seed_folders(folder)):
+        for path in [path for pattern in RESULTS for path in each.glob(pattern)]:
+            path.unlink()
 
 
-def _result_files(folders: list[Path]) -> list[Path]:
-    """List the files that runs have written to some folders, by folder and name."""
-    found: list[Path] = []
-    for folder in dict.fromkeys(folders):
-        found += sorted(path for pattern in RESULTS for path in folder.glob(pattern))
-    return found
+def _seed_folders(folder: Path) -> list[Path]:
+    return [path for path in folder.glob(SEED_FOLDERS) if path.is_dir()]

@@ -84,6 +84,17 @@ def test_folders_of_all_seeds_are_locked(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("seeds", [(1,), (1, 2)])
+@pytest.mark.parametrize("used", ["seed_0", "seed_2"])
+def test_folders_to_be_cleared_are_locked(tmp_path, seeds, used):
+    (tmp_path / "seed_notes.txt").write_text("")
+    with lock(tmp_path / used), pytest.raises(OSError, match=f"another run is writing to .*{used}: wait"):
+        with lock_output(Settings(output_dir=tmp_path, seeds=seeds, overwrite=True)):
+            pass
+    with lock_output(Settings(output_dir=tmp_path, seeds=seeds, overwrite=True)):
+        pass
+
+
 def test_clearing_deletes_what_runs_leave_and_nothing_else(tmp_path):
     theirs = ["notes.txt", "weights.pth", "checkpoint_q4.pt", "seed_1/notes.txt", "plots/results.csv"]
     ours = [
