@@ -55,7 +55,7 @@ class Table:
                 values[column] = pd.Series({row: getattr(entry, "mean", entry) for row, entry in rows.items()})
                 errors[column] = pd.Series({row: getattr(entry, "standard_error", None) for row, entry in rows.items()})
         caption = f"{_caption(metrics)}, seed {metrics['seed']}; ± standard error over images"
-        metrics = metrics | {"results": {f"q{n}": evaluations for n, evaluations in results.items()}}
+        metrics = metrics | {"caption": caption, "results": {f"q{n}": each for n, each in results.items()}}
         return cls(pd.DataFrame(values), pd.DataFrame(errors, dtype=float), caption, metrics)
 
     @classmethod
@@ -90,7 +90,7 @@ class Table:
             OSError: a file can't be written; an older one of that name is not damaged.
         """
         texts = {
-            "results.csv": self.values.to_csv(index_label=self.caption, lineterminator="\n"),
+            "results.csv": self.values.to_csv(lineterminator="\n"),
             "results.md": self.markdown(),
             "metrics.json": json.dumps(self.metrics, indent=2, default=asdict) + "\n",
         }
