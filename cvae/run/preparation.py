@@ -61,8 +61,9 @@ def prepare(settings: Settings) -> tuple[Settings, Checkpoints]:
         )
     if settings.subset and settings.subset > sizes["train"]:
         raise UsageError(f"--subset {settings.subset} is more than the {sizes['train']:,} training images")
-    if settings.num_images > sizes["val"]:
-        raise UsageError(f"--num-images {settings.num_images} is more than the {sizes['val']} validation images")
+    *_, shown = datasets.values()
+    if settings.num_images > len(shown):
+        raise UsageError(f"--num-images {settings.num_images} is more than the {len(shown):,} images ({shown.name})")
 
     checkpoints: Checkpoints = {}
     if distributed.is_main():

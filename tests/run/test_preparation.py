@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from cvae.errors import UsageError
-from cvae.run.preparation import choose_device
+from cvae.run.preparation import choose_device, prepare
+from cvae.run.settings import Settings
 
 
 @pytest.mark.parametrize("cuda, expected", [(True, "cuda"), (False, "cpu")])
@@ -18,3 +21,11 @@ def test_absent_device_is_an_error(monkeypatch, name):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UsageError, match=f"--device {name} is absent here: choose from cpu"):
         choose_device(name)
+
+
+@pytest.mark.parametrize("holdout", [0, 2, 20])
+def test_images_to_show_are_those_of_the_last_split(tmp_path, holdout):
+    settings = Settings(dataset="mnist-5k", holdout=holdout, subset=10, output_dir=tmp_path)
+    prepare(settings)
+    with pytest.raises(UsageError, match="--num-images 11 is more than the 10 images .first 10 of the MNIST-5k val"):
+        prepare(replace(settings, num_images=11))
