@@ -39,7 +39,7 @@ def run(settings: Settings) -> None:
         progress = preparation.plan_progress(settings)
         for seed, n in settings.runs():
             checkpoint, folder = checkpoints[seed][n], settings.folder(seed)
-            evaluated = results.is_evaluated(checkpoint)
+            evaluated = results.is_evaluated(checkpoint, settings)
 
             # The data: the known quadrants of an image, and those to be predicted.
             datasets, dataloaders, _ = get_data(
@@ -92,19 +92,14 @@ def run(settings: Settings) -> None:
                 distributed.seed_other_processes(seed, "evaluation")
                 evaluation_start = time.perf_counter()
                 evaluations = {
-                    split: evaluate(
-                        cvae_net,
-                        data,
-                        num_particles=settings.num_particles,
-                        num_importance_samples=settings.num_importance_samples,
-                    )
+                    split: evaluate(cvae_net, data, **settings.evaluation_options())
                     for split, data in datasets.items()
                     if split != "train"
                 }
                 seconds = time.perf_counter() - evaluation_start
                 progress.record("evaluation", seconds)
                 if distributed.is_main():
-                    results.save_evaluations(checkpoint, evaluations, datasets, histories, seconds)
+                    results.save_evaluations(checkpoint, settings, evaluations, datasets, histories, seconds)
             if distributed.is_main():
                 results.save_weights(folder, n, {"baseline_net": baseline_net, "cvae_net": cvae_net})
                 results.write_tables(settings, seed, checkpoints[seed])

@@ -72,13 +72,14 @@ def test_tiny_run_writes_every_file(tmp_path, capsys):
     assert "matplotlib.pyplot" not in sys.modules  # whose global state and windows no figure needs
     table = pd.read_csv(tmp_path / "results.csv", index_col=0)
     assert list(table.columns) == ["1 quadrant", "3 quadrants"] and table.shape == (5, 2)
+    assert table.index.name is None and (tmp_path / "results.csv").read_text().startswith(",1 quadrant,3 ")
     split = "first 40 of the MNIST-5k validation split"
-    assert split in table.index.name and split in (tmp_path / "results.md").read_text()
+    assert split in (tmp_path / "results.md").read_text()
     out = capsys.readouterr().out
     assert (tmp_path / "results.md").read_text() in out and "reconstruction" in out
 
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["seed"] == 5 and metrics["dataset"] == "mnist-5k"
+    assert metrics["seed"] == 5 and metrics["dataset"] == "mnist-5k" and split in metrics["caption"]
     assert metrics["splits"]["val"] == {"name": split, "images": 40}
     assert metrics["settings"]["q1"]["cvae"]["epochs_run"] == 1
     assert set(metrics["settings"]["q3"]["versions"]) == {"python", "torch", "pyro"}
@@ -135,6 +136,7 @@ def test_images_of_ones_own_from_files_to_figures(tmp_path, size, recipe):
         assert main.main([*words, "--dataset", str(tmp_path / name), "--output-dir", str(folder)]) == 0
         text = (folder / "results.md").read_text()
         assert f"{name} validation split (6 images)" in text
+        assert json.loads((folder / "metrics.json").read_text())["image_shape"] == list(size)
     array, folder = files(tmp_path / "results images.npz"), files(tmp_path / "results images")
     assert array["cvae_net_q1.pth"] == folder["cvae_net_q1.pth"]
     weights = torch.load(tmp_path / "results images" / "cvae_net_q1.pth", weights_only=True)
@@ -142,6 +144,23 @@ def test_images_of_ones_own_from_files_to_figures(tmp_path, size, recipe):
     rows = json.loads(array["metrics.json"])["results"]["q1"]["val"]
     per_pixel = rows["diagnostics"]["Performance gap per pixel"]["mean"]
     assert per_pixel * size[0] * size[1] * 3 / 4 == pytest.approx(rows["rows"]["Performance gap"]["mean"])
+
+
+def test_images_of_ones_own_may_be_moved_but_not_changed(tmp_path, monkeypatch, capsys):
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
+    words = [*TINY[4:], "-nq", "1", "--output-dir", str(tmp_path / "out"), "--dataset"]
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        np.savez(tmp_path / place / "images.npz", images=images)
+        assert main.main([*words, str(tmp_path / place / "images.npz")]) == 0
+        monkeypatch.setattr("cvae.training.loop._train_epoch", never)
+    before = files(tmp_path / "out")
+    np.savez(tmp_path / "reshaped.npz", images=images.reshape(20, 4, 16))
+    assert main.main([*words, str(tmp_path / "reshaped.npz")]) == 2
+    assert "(image shape [8, 8] there, [4, 16] here)" in capsys.readouterr().err
+    assert main.main([*words, "mnist-5k"]) == 2
+    assert "(dataset own images there, mnist-5k here; images [" in capsys.readouterr().err
+    assert files(tmp_path / "out") == before
 
 
 def test_bad_images_of_ones_own_are_told(tmp_path, capsys):
@@ -160,8 +179,8 @@ def test_best_recipe_runs_and_its_weights_load(tmp_path):
     words = "--recipe best --baseline-epochs 1 -nq 3".split()
     assert main.main([*TINY, *words, "--output-dir", str(tmp_path)]) == 0
     text = (tmp_path / "results.md").read_text()
-    named = "recipe best with --num-epochs 1 --baseline-epochs 1 --num-importance-samples 3 --subset 40 --num-particles 2"
-    assert f"{named}, seed 0" in text
+    named = "recipe best with --num-epochs 1 --baseline-epochs 1 --num-importance-samples 3"
+    assert f"{named} --subset 40 --num-particles 2, seed 0" in text
     weights = torch.load(tmp_path / "cvae_net_q3.pth", weights_only=True)
     CVAE(activation="silu", generation_input="xz").load_state_dict(weights)
 
@@ -203,13 +222,13 @@ def test_auto_falls_back_and_says_so_everywhere(tmp_path, monkeypatch, capsys):
     [
         ("--data-dir {empty} --dataset mnist", 1, "can't be downloaded"),
         ("--device cuda", 2, "--device cuda is absent here"),
-        ("--subset 5 -vi 6", 2, "--num-images 6 is more than the 5 validation images"),
+        ("--subset 5 -vi 6", 2, "--num-images 6 is more than the 5 images (first 5 of"),
         ("--holdout 4000", 2, "--holdout 4000 leaves no image to train on"),
         ("--subset 4001", 2, "--subset 4001 is more than the 4,000 training images"),
         ("--output-dir {file}/below", 2, "choose another --output-dir"),
         ("--output-dir " + "x" * 300, 2, "(File name too long): choose another --output-dir"),
         ("-lr 0.5", 2, "(learning rate 0.001 there, 0.5 here)"),
-        ("--seed 1 -p 3", 2, "(num particles 2 there, 3 here; seed 0 there, 1 here)"),
+        ("--seed 1 -p 3", 2, "(seed 0 there, 1 here)"),
         ("--seeds 0 1", 2, "checkpoint_q1.pt is there from another run"),
         ("--output-dir {strange}", 2, "results.csv is there from another run"),
     ],
@@ -258,6 +277,26 @@ def test_finished_run_is_repeated_from_what_is_stored(copied, monkeypatch, capsy
     out = capsys.readouterr().out
     assert table in out and out.count(", epoch ") == 0
     assert files(copied) == before
+
+
+def test_other_numbers_of_samples_evaluate_anew_without_training(copied, finished, tmp_path, monkeypatch):
+    more = [*TINY, "-p", "4", "--num-importance-samples", "5"]
+    assert main.main([*more, "-nq", "1", "3", "--output-dir", str(tmp_path / "whole")]) == 0
+    stored = torch.load(copied / "checkpoint_q3.pt", weights_only=True)
+    del stored["parts"]["outcome"]  # interrupted between training and evaluation
+    torch.save(stored, copied / "checkpoint_q3.pt")
+    monkeypatch.setattr("cvae.training.loop._train_epoch", never)
+
+    assert main.main([*more, "-nq", "1", "--output-dir", str(copied)]) == 0
+    metrics = json.loads((copied / "metrics.json").read_text())
+    assert metrics["arguments"]["num_particles"] == "4" and "Monte Carlo 4 and the others 5" in metrics["caption"]
+    assert set(metrics["results"]) == {"q1"}
+    assert main.main([*more, "-nq", "3", "--output-dir", str(copied)]) == 0
+    assert outcome(copied) == outcome(tmp_path / "whole")
+    assert main.main([*TINY, "-nq", "1", "--output-dir", str(copied)]) == 0
+    assert list(pd.read_csv(copied / "results.csv", index_col=0)) == ["1 quadrant"]
+    assert main.main([*TINY, "-nq", "1", "3", "--output-dir", str(copied)]) == 0
+    assert outcome(copied) == outcome(finished)
 
 
 def test_settings_of_one_command_after_another_share_a_table(finished, tmp_path):
@@ -331,7 +370,7 @@ def test_overwrite_starts_afresh(copied, monkeypatch, capsys):
     (copied / "notes.txt").write_text("mine")
     assert main.main([*TINY, "-nq", "2", "--seed", "1", "--overwrite", "--output-dir", str(copied)]) == 0
     table = pd.read_csv(copied / "results.csv", index_col=0)
-    assert list(table.columns) == ["2 quadrants"] and "seed 1" in table.index.name
+    assert list(table.columns) == ["2 quadrants"] and "seed 1" in (copied / "results.md").read_text()
     assert {name for name in files(copied) if "q1" in name or "q3" in name} == set()
     assert (copied / "notes.txt").read_text() == "mine"
 

@@ -8,6 +8,7 @@ import torch
 
 from cvae.data import CVAEMNIST, get_data, setting_name
 from cvae.errors import UsageError
+from cvae.images.catalogue import DATASETS
 from cvae.images.sources import resolve_dataset
 from cvae.run.output import delete_results, load_checkpoints
 from cvae.run.settings import Settings
@@ -69,10 +70,16 @@ def prepare(settings: Settings) -> tuple[Settings, Checkpoints]:
     if distributed.is_main():
         if settings.overwrite:
             delete_results(settings.output_dir)
-        images = [data.original.fingerprint() for data in datasets.values()]
+        depends_on = {
+            **settings.training_options(),
+            "dataset": settings.dataset if settings.dataset in DATASETS else "own images",  # wherever they lie now
+            "images": [data.original.fingerprint() for data in datasets.values()],
+            "image_shape": list(shown.original.images.shape[1:]),
+        }
         for seed in settings.seeds:
-            depends_on = {**settings.experiment, "images": images, "seed": seed}
-            checkpoints[seed] = load_checkpoints(settings.folder(seed), settings.num_quadrant_inputs, depends_on)
+            checkpoints[seed] = load_checkpoints(
+                settings.folder(seed), settings.num_quadrant_inputs, {**depends_on, "seed": seed}
+            )
     return settings, distributed.broadcast(checkpoints)
 
 

@@ -29,13 +29,20 @@ __all__ = [
 ]
 
 
-def is_evaluated(checkpoint: Checkpoint) -> bool:
-    """Whether nothing is left to do for a setting but to write its files."""
-    return "outcome" in checkpoint.parts
+def is_evaluated(checkpoint: Checkpoint, settings: Settings) -> bool:
+    """Whether nothing is left to do but to write files, as a setting was evaluated with these numbers of samples.
+
+    Raises:
+        FileError: the checkpoint does not fit.
+    """
+    with checkpoint.naming_the_file():
+        parts = checkpoint.parts
+        return "outcome" in parts and parts["outcome"]["options"] == settings.evaluation_options()
 
 
 def save_evaluations(
     checkpoint: Checkpoint,
+    settings: Settings,
     evaluations: dict[str, Evaluation],
     datasets: dict[str, CVAEMNIST],
     histories: dict[str, History],
@@ -45,6 +52,7 @@ def save_evaluations(
 
     Args:
         checkpoint: of the setting.
+        settings: of the run.
         evaluations: by split.
         datasets: by split.
         histories: of ``baseline`` and ``CVAE``.
@@ -69,6 +77,7 @@ def save_evaluations(
         "versions": versions,
     }
     outcome = {
+        "options": settings.evaluation_options(),
         "evaluations": {split: asdict(evaluation) for split, evaluation in evaluations.items()},
         "splits": {split: {"name": data.name, "images": len(data)} for split, data in datasets.items()},
         "summary": summary,
@@ -110,7 +119,7 @@ def write_tables(settings: Settings, seed: int, checkpoints: dict[int, Checkpoin
     Args:
         settings: of the run.
         seed: one of its seeds.
-        checkpoints: by number of known quadrants; those that are not evaluated yet are left out.
+        checkpoints: by number of known quadrants; those not evaluated yet, or otherwise, are left out.
 
     Raises:
         FileError: a checkpoint does not fit.
@@ -130,7 +139,7 @@ def write_summary(settings: Settings, checkpoints: dict[int, dict[int, Checkpoin
 
 
 def _tabulate(settings: Settings, seed: int, checkpoints: dict[int, Checkpoint]) -> Table:
-    """Make the table of one seed, of all settings that are evaluated."""
+    """Make the table of one seed, of all settings that are evaluated with the same numbers of samples."""
     results: Results = {}
     metrics: dict[str, Any] = {
         "unit": "nats per image, negative conditional log-likelihood",
@@ -140,11 +149,14 @@ def _tabulate(settings: Settings, seed: int, checkpoints: dict[int, Checkpoint])
         "settings": {},
     }
     for n, checkpoint in sorted(checkpoints.items()):
-        if is_evaluated(checkpoint):
+        if is_evaluated(checkpoint, settings):
             results[n] = load_evaluations(checkpoint)
             with checkpoint.naming_the_file():
-                metrics["arguments"] = {name: str(value) for name, value in checkpoint.settings.items()}
-                metrics["splits"] = checkpoint.parts["outcome"]["splits"]
-                metrics["settings"][f"q{n}"] = checkpoint.parts["outcome"]["summary"]
+                outcome = checkpoint.parts["outcome"]
+                arguments = checkpoint.settings | outcome["options"]
+                metrics["arguments"] = {name: str(value) for name, value in arguments.items()}
+                metrics["image_shape"] = checkpoint.settings["image_shape"]
+                metrics["splits"] = outcome["splits"]
+                metrics["settings"][f"q{n}"] = outcome["summary"]
     metrics["seconds"] = sum(summary["seconds"] for summary in metrics["settings"].values())
     return Table.of_run(results, metrics, settings.diagnostics)

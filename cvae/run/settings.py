@@ -79,11 +79,6 @@ class Settings(Experiment):
     debug: bool = False
 
     @property
-    def experiment(self) -> dict[str, Any]:
-        """All that the results depend on, by name."""
-        return {field.name: getattr(self, field.name) for field in fields(Experiment)}
-
-    @property
     def description(self) -> str:
         """The recipe and the flags that differ from it and from the defaults, as they stand on the command line.
 
@@ -119,3 +114,12 @@ class Settings(Experiment):
         """Return the keyword arguments of :func:`cvae.data.get_data` that say which images to use."""
         names = ("dataset", "data_dir", "val_fraction", "subset", "holdout", "binarize")
         return {name: getattr(self, name) for name in names}
+
+    def training_options(self) -> dict[str, Any]:
+        """Return all that the trained nets depend on, by name: the experiment, less what only the evaluation does."""
+        names = (field.name for field in fields(Experiment))
+        return {name: getattr(self, name) for name in names if name not in self.evaluation_options()}
+
+    def evaluation_options(self) -> dict[str, int]:
+        """Return the keyword arguments of :func:`cvae.evaluate.evaluate` that say how many samples to draw."""
+        return {"num_particles": self.num_particles, "num_importance_samples": self.num_importance_samples}

@@ -13,7 +13,7 @@ from cvae.storage.files import atomic_write, read_tensors
 
 __all__ = ["Checkpoint"]
 
-FORMAT = 4  # goes up when older files can no longer be resumed
+FORMAT = 5  # goes up when older files can no longer be resumed
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Checkpoint:
 
     Attributes:
         path: of the file.
-        settings: what the results depend on, plain values by name.
+        settings: what the trained nets depend on, plain values by name.
         parts: plain values and tensors by name: the state of each net's training, and the evaluation.
     """
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -78,17 +79,27 @@ def test_flags_override_the_recipe():
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Experiment)])
 def test_every_setting_that_is_not_usual_is_in_the_description(name):
-    value, shown = {"schedule": ("one-cycle", " one-cycle"), "binarize": (True, "")}.get(name, (7, " 7"))
+    changed: dict[str, Any] = {name: {"schedule": "one-cycle", "binarize": True}.get(name, 7)}
+    shown = {"schedule": " one-cycle", "binarize": ""}.get(name, " 7")
     if name not in ("recipe", "dataset"):  # which it names, and which the tables name
-        description = replace(Settings(), **{name: value}).description
+        description = replace(Settings(), **changed).description
         assert description == f"recipe tutorial with --{name.replace('_', '-')}{shown}"
 
 
 def test_results_depend_on_every_setting_of_the_experiment_and_no_other():
     settings = Settings(num_quadrant_inputs=(2,), seeds=(4,), num_images=3, quiet=True)
-    assert settings.experiment == Settings().experiment
-    assert Settings(elbo="trace").experiment != Settings().experiment
-    assert set(vars(RECIPES["best"])) < set(settings.experiment) < set(vars(settings))
+    assert settings.training_options() == Settings().training_options()
+    assert Settings(elbo="trace").training_options() != Settings().training_options()
+    training, evaluation = set(settings.training_options()), set(settings.evaluation_options())
+    assert not training & evaluation and training | evaluation == {field.name for field in fields(Experiment)}
+    assert set(vars(RECIPES["best"])) < training | evaluation < set(vars(settings))
+
+
+@pytest.mark.parametrize("flag", ["--num-particles", "--num-importance-samples"])
+def test_training_does_not_depend_on_samples_of_the_evaluation(flag):
+    settings = parse_args([flag, "7"])
+    assert settings.training_options() == Settings().training_options()
+    assert settings.evaluation_options() != Settings().evaluation_options()
 
 
 def test_baseline_has_its_own_epochs_and_is_not_clipped():

@@ -44,9 +44,10 @@ def test_files_hold_every_number_and_where_it_comes_from(tmp_path, capsys):
     checkpoints = {
         n: Checkpoint(
             tmp_path / f"checkpoint_q{n}.pt",
-            METRICS["arguments"],
+            {"image_shape": [28, 20]},
             {
                 "outcome": {
+                    "options": settings.evaluation_options(),
                     "evaluations": {"val": asdict(evaluation(start))},
                     "splits": METRICS["splits"],
                     "summary": {"seconds": 2.5},
@@ -55,13 +56,15 @@ def test_files_hold_every_number_and_where_it_comes_from(tmp_path, capsys):
         )
         for n, start in ((1, 100), (3, 20))
     }
-    checkpoints[2] = Checkpoint(tmp_path / "checkpoint_q2.pt", METRICS["arguments"])  # not evaluated yet
+    checkpoints[2] = Checkpoint(tmp_path / "checkpoint_q2.pt", {})  # not evaluated yet
     write_tables(settings, 7, checkpoints)
     table = pd.read_csv(tmp_path / "results.csv", index_col=0)
     assert list(table.index) == ROWS and list(table.columns) == ["1 quadrant", "3 quadrants"]
     assert table.loc["CVAE (importance sampling)", "3 quadrants"] == 23.25
+    assert table.index.name is None
     text = (tmp_path / "results.md").read_text()
-    for source in (table.index.name, text):
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    for source in (metrics["caption"], text):
         for part in (
             "nats per image",
             "lower is better",
@@ -73,7 +76,8 @@ def test_files_hold_every_number_and_where_it_comes_from(tmp_path, capsys):
         ):
             assert part in source
     assert "| CVAE (Monte Carlo) | 101.2 ± 0.5 | 21.2 ± 0.5 |" in text
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["image_shape"] == [28, 20]
+    assert {name: metrics["arguments"][name] for name in METRICS["arguments"]} == METRICS["arguments"]
     assert metrics["results"]["q3"]["val"]["rows"]["NN (baseline)"] == {
         "mean": 20.25,
         "standard_error": 0.5,
