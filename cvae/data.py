@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import Compose, functional
+from torchvision.transforms import Compose
 
 from cvae.errors import UsageError
 from cvae.images.catalogue import VAL_FRACTION
@@ -95,17 +97,39 @@ class CVAEMNIST(Dataset):
 class ToTensor:
     """Turn ``original`` into floats in [0, 1] of shape (*batch, 1, h, w), and ``digit`` into int64.
 
-    ``original`` may be a PIL image, an array or a tensor of shape (*batch, h, w); uint8 is divided by 255.
     The caller's dict stays as it is.
     """
 
     def __call__(self, sample: Sample) -> Sample:
+        """Convert one sample, or a batch.
+
+        Args:
+            sample: dict with ``digit`` and ``original``: a PIL image of one channel (mode ``L`` or ``1``), or an
+                array or tensor of shape (*batch, h, w), of uint8, which is divided by 255, or of floats in [0, 1].
+
+        Returns:
+            A new dict with both converted, and whatever else the sample holds.
+
+        Raises:
+            TypeError: ``original`` holds neither uint8 nor floats.
+            ValueError: it is a PIL image of another mode, has fewer than two dimensions, or holds floats that are
+                not in [0, 1].
+        """
         image = sample["original"]
-        if isinstance(image, Tensor):
-            scale = 255 if image.dtype == torch.uint8 else 1
-            image = image.unsqueeze(-3).to(torch.float32) / scale
-        else:
-            image = functional.to_tensor(image)
+        if isinstance(image, Image.Image):
+            if image.mode not in ("1", "L"):
+                raise ValueError(f"ToTensor needs an image of one channel (mode L or 1), not {image.mode}")
+            image = image.convert("L")
+        if not isinstance(image, Tensor):
+            image = torch.as_tensor(np.array(image, order="C"))
+        if image.dtype != torch.uint8 and not image.is_floating_point():
+            raise TypeError(f"ToTensor needs uint8 or floats in [0, 1], not {image.dtype}")
+        if image.ndim < 2:
+            raise ValueError(f"ToTensor needs images of shape (*batch, h, w), not {tuple(image.shape)}")
+        if image.is_floating_point() and not ((0 <= image) & (image <= 1)).all():  # not so for NaN either
+            raise ValueError("ToTensor needs floats in [0, 1]: divide them by the greatest possible")
+        scale = 255 if image.dtype == torch.uint8 else 1
+        image = image.unsqueeze(-3).to(torch.float32) / scale
         return {**sample, "original": image, "digit": torch.as_tensor(sample["digit"], dtype=torch.int64)}
 
 

@@ -68,13 +68,55 @@ def test_transforms_leave_the_callers_dict_alone(transform):
     assert all(sample[key] is value and torch.equal(value, copy) for key, (value, copy) in before.items())
 
 
-def test_to_tensor_takes_images_arrays_and_tensors():
-    pixels = np.arange(784, dtype=np.uint8).reshape(28, 28)
-    expected = torch.as_tensor(pixels)[None] / 255
-    for original in (Image.fromarray(pixels), pixels, torch.as_tensor(pixels)):
-        sample = ToTensor()({"original": original, "digit": 3})
-        assert torch.equal(sample["original"], expected)
-        assert sample["digit"].dtype == torch.int64 and sample["digit"].item() == 3
+PIXELS = np.arange(256, dtype=np.uint8).reshape(4, 8, 8)
+BITS = Image.fromarray(PIXELS[0] % 2 * 255).convert("1")
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.tensor])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("batch_shape", [(), (1,), (4,), (2, 2), (0,)])
+def test_to_tensor_adds_the_channel_to_arrays_and_tensors(kind, dtype, batch_shape):
+    pixels = PIXELS[: int(np.prod(batch_shape))].reshape(*batch_shape, 8, 8)
+    given = pixels if dtype == np.uint8 else (pixels / 255).astype(dtype)
+    sample = ToTensor()({"original": kind(given), "digit": np.full(batch_shape, 3)})
+    assert sample["original"].shape == (*batch_shape, 1, 8, 8) and sample["original"].dtype == torch.float32
+    assert torch.allclose(sample["original"].squeeze(-3), torch.tensor(pixels) / 255, atol=1e-3)
+    assert sample["digit"].dtype == torch.int64 and (sample["digit"] == 3).all()
+
+
+@pytest.mark.parametrize(
+    "original, expected",
+    [
+        (Image.fromarray(PIXELS[1]), PIXELS[1]),
+        (BITS, PIXELS[0] % 2 * 255),
+        (PIXELS[1, ::-1], PIXELS[1, ::-1].copy()),
+        (np.broadcast_to(PIXELS[1, 0], (8, 8)), np.tile(PIXELS[1, 0], (8, 1))),  # read-only
+    ],
+)
+def test_to_tensor_takes_images_and_views(original, expected):
+    sample = ToTensor()({"original": original, "digit": 3})
+    assert torch.equal(sample["original"], torch.as_tensor(expected)[None] / 255)
+    assert sample["digit"].dtype == torch.int64 and sample["digit"].item() == 3
+
+
+@pytest.mark.parametrize(
+    "original, error, complaint",
+    [
+        (Image.new("RGB", (8, 8)), ValueError, "one channel .*not RGB"),
+        (Image.new("P", (8, 8)), ValueError, "one channel .*not P"),
+        (Image.new("I", (8, 8)), ValueError, "one channel .*not I"),
+        (PIXELS.astype(np.int64), TypeError, "uint8 or floats in .0, 1., not torch.int64"),
+        (torch.zeros(8, 8, dtype=torch.bool), TypeError, "uint8 or floats in .0, 1., not torch.bool"),
+        (PIXELS[0, 0], ValueError, r"shape \(\*batch, h, w\), not \(8,\)"),
+        (torch.tensor(0.5), ValueError, r"shape \(\*batch, h, w\), not \(\)"),
+        (PIXELS.astype(float), ValueError, "floats in .0, 1.: divide"),
+        (torch.full((8, 8), float("nan")), ValueError, "floats in .0, 1.: divide"),
+        (torch.full((8, 8), -0.1), ValueError, "floats in .0, 1.: divide"),
+    ],
+)
+def test_to_tensor_refuses_the_rest(original, error, complaint):
+    with pytest.raises(error, match=complaint):
+        ToTensor()({"original": original, "digit": 3})
 
 
 def test_sample_has_the_tutorials_keys_and_shapes(random_digits):
