@@ -193,15 +193,15 @@ def get_data(
 
     Args:
         num_quadrant_inputs: number of known quadrants: 1, 2 or 3.
-        batch_size: images a batch.
-        val_batch_size: images a batch of all splits but the training images, by default the same.
+        batch_size: images a batch, at least 1.
+        val_batch_size: images a batch of all splits but the training images, at least 1; by default the same.
         dataset: one of ``cvae.images.catalogue.DATASETS``, the path of your own images (see
             :func:`cvae.images.own_images.load_own_images`), or ``"auto"`` for ``"mnist"`` if it is there or can
             be downloaded, else ``"mnist-5k"``.
         data_dir: folder of the data sets' files, which are downloaded if they are missing.
-        val_fraction: validation fraction of your own images.
-        subset: use only the first so many images of each split.
-        holdout: use the last so many training images to validate, rather than the test images.
+        val_fraction: validation fraction of your own images, in (0, 1).
+        subset: use only the first so many images of each split, at least 1; by default all.
+        holdout: use the last so many training images to validate, rather than the test images; at least 0.
         binarize: turn each pixel black or white, with the threshold at 0.5.
         mask_with: value of the pixels that are not there, outside [0, 1].
         device: where images and digits are held, and so where batches are made.
@@ -213,8 +213,18 @@ def get_data(
     Raises:
         DataError: the data set is missing, damaged or can't be downloaded.
         UsageError: the holdout leaves nothing to train on.
-        ValueError: ``num_quadrant_inputs`` is not 1, 2 or 3, or no data set has that name.
+        ValueError: an argument is out of its range, which the message names, or no data set has that name.
     """
+    for name, value, is_valid, wanted in (
+        ("batch_size", batch_size, batch_size >= 1, "at least 1"),
+        ("val_batch_size", val_batch_size, val_batch_size is None or val_batch_size >= 1, "at least 1"),
+        ("val_fraction", val_fraction, 0 < val_fraction < 1, "above 0 and below 1"),
+        ("subset", subset, subset is None or subset >= 1, "at least 1"),
+        ("holdout", holdout, holdout >= 0, "at least 0"),
+        ("mask_with", mask_with, mask_with < 0 or mask_with > 1, "below 0 or above 1"),  # which NaN is not
+    ):
+        if not is_valid:
+            raise ValueError(f"{name} must be {wanted}, not {value}")
     transform = Compose([ToTensor(), MaskImages(num_quadrant_inputs, mask_with)])
     dataset = resolve_dataset(dataset, data_dir)
     training, others = (load_images(dataset, data_dir, train, True, val_fraction) for train in (True, False))

@@ -220,6 +220,23 @@ def test_holdout_of_everything_is_refused(random_digits, holdout):
         get_data(1, 8, dataset="mnist", holdout=holdout)
 
 
+@pytest.mark.parametrize(
+    "name, values",
+    [
+        ("batch_size", [0, -1]),
+        ("val_batch_size", [0, -1]),
+        ("val_fraction", [0, 1, -0.5, 1.5, float("nan")]),
+        ("subset", [0, -1]),
+        ("holdout", [-1, -5]),
+        ("mask_with", [0, 0.5, 1, float("nan")]),
+    ],
+)
+def test_arguments_out_of_range_are_named(random_digits, name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=f"^{name} must be .*, not {value}$"):
+            get_data(**{"num_quadrant_inputs": 1, "batch_size": 8, "dataset": "mnist", name: value})
+
+
 def test_binarized_pixels_are_black_or_white_with_the_threshold_at_one_half(random_digits):
     datasets, _, _ = get_data(1, 8, dataset="mnist", binarize=True)
     grey = random_digits.images / 255
