@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cvae.errors import DataError
+
 __all__ = ["LabelledImages"]
 
 BLACK_AND_WHITE = 128  # the first of 256 greys at or above 0.5
@@ -16,14 +18,22 @@ class LabelledImages:
     """Images in memory, one digit or other label for each.
 
     Attributes:
-        images: uint8 of shape (N, h, w) in [0, 255].
+        images: uint8 of shape (N, h, w) in [0, 255]; h and w are even.
         digits: int64 of shape (N,).
         name: what tables and figures call them, as ``MNIST test set``.
+
+    Raises:
+        DataError: height or width is odd, or 0.
     """
 
     images: Tensor
     digits: Tensor
     name: str
+
+    def __post_init__(self) -> None:
+        height, width = self.images.shape[1:]
+        if height % 2 or width % 2 or not height or not width:
+            raise DataError(f"{self.name} holds images of {height} x {width} pixels: height and width must be even")
 
     def __len__(self) -> int:
         return len(self.images)

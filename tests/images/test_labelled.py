@@ -3,6 +3,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
+from cvae.errors import DataError
 from cvae.images.labelled import LabelledImages
 
 
@@ -47,6 +48,13 @@ def test_binarized_pixels_are_black_or_white_with_the_threshold_at_one_half():
     assert torch.equal(binarized.images / 255, (greys.images / 255 >= 0.5).float())
     assert binarized.name == "greys, binarized" and torch.equal(binarized.digits, greys.digits)
     assert greys.select(slice(0)).binarized().name == "first 0 of the greys, binarized"
+
+
+@pytest.mark.parametrize("height, width", [(27, 28), (28, 27), (0, 28), (28, 0)])
+def test_odd_sizes_are_refused(height, width):
+    complaint = f"^odd holds images of {height} x {width} pixels: height and width must be even$"
+    with pytest.raises(DataError, match=complaint):
+        LabelledImages(torch.zeros(3, height, width, dtype=torch.uint8), torch.zeros(3), "odd")
 
 
 def test_fingerprint_is_that_of_the_images_alone(forty):
