@@ -211,7 +211,8 @@ def get_data(
         the tutorial, the test images validate; with a holdout they have the key ``"test"``.
 
     Raises:
-        DataError: the data set is missing, damaged or can't be downloaded.
+        DataError: the data set is missing, damaged or can't be downloaded, or has images of odd or different
+            sizes.
         UsageError: the holdout leaves nothing to train on.
         ValueError: an argument is out of its range, which the message names, or no data set has that name.
     """

@@ -1,16 +1,21 @@
 import gzip
 import hashlib
+import os
 import socket
 import struct
 import subprocess
 import sys
 import threading
+import weakref
+from pathlib import Path
 
 import pytest
 import torch
 import torchvision.datasets
+from PIL import Image
 from torchvision.datasets import MNIST
 
+from cvae.data import get_data
 from cvae.errors import DataError
 from cvae.images import sources
 from cvae.images.catalogue import CATALOGUE, DATASETS
@@ -43,13 +48,81 @@ def test_missing_mnist_without_download_is_an_error(tmp_path):
 
 
 def test_failed_download_is_an_error_for_mnist(tmp_path):
-    with pytest.raises(DataError, match="can't be downloaded .*refused"):
+    with pytest.raises(DataError, match="can't be downloaded .*(refused|Error downloading)"):
         load_images("mnist", tmp_path, True, download=True)
 
 
 def test_failed_download_falls_back_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match="(?s)can't be downloaded.*Using MNIST-5k instead"):
         assert resolve_dataset("auto", tmp_path) == "mnist-5k"
+
+
+def recorded(monkeypatch, owner, name):
+    """Record the paths that a function is called with."""
+    paths, function = [], getattr(owner, name)
+
+    def record(path, **options):
+        paths.append(path)
+        return function(path, **options)
+
+    monkeypatch.setattr(owner, name, record)
+    return paths
+
+
+@pytest.mark.parametrize("name", ["mnist", "kmnist"])
+def test_files_are_checked_once_until_they_change(mnist_dir, monkeypatch, name):
+    files = CATALOGUE[name].files(mnist_dir)
+    if name == "kmnist":
+        write_idx(CATALOGUE[name], mnist_dir)
+        for path in files:
+            path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+    reads = recorded(monkeypatch, Path, "read_bytes")
+    loaded = [get_data(n, 8, dataset=name, data_dir=str(mnist_dir))[0] for n in (1, 2, 3)]
+    assert [path for path in reads if path in files] == files and len(set(reads)) == len(reads)
+    assert all(each["val"].original.images is loaded[0]["val"].original.images for each in loaded)
+    os.utime(files[0], ns=(0, 0))
+    load_images(name, mnist_dir, True, download=False)
+    files[1].write_bytes(b"damaged")
+    with pytest.raises(DataError, match="checksum differs"):
+        load_images(name, mnist_dir, False, download=False)
+    assert [path for path in reads if path in files] == [*files, *files, *files[:2]]
+
+
+def test_only_one_data_set_stays_in_memory(mnist_dir):
+    first = weakref.ref(load_images("mnist", mnist_dir, True, download=False).images)
+    assert first() is not None
+    load_images("mnist-5k", mnist_dir, True, download=False)
+    assert first() is None
+
+
+def test_own_images_are_read_once_until_one_of_them_changes(tmp_path, monkeypatch):
+    """Even if the folder itself stays as it is."""
+    for number in range(4):
+        Image.new("L", (6, 4), 9).save(tmp_path / f"{number}.png")
+    opened = recorded(monkeypatch, Image, "open")
+    for _ in range(3):
+        assert (get_data(1, 2, dataset=str(tmp_path), val_fraction=0.5)[0]["train"].original.images == 9).all()
+    assert len(opened) == 4
+    for number in range(4):
+        Image.new("L", (6, 4), 200).save(tmp_path / f"{number}.png", dpi=(9, 9))  # of another size
+    assert (load_images(str(tmp_path), "", True, False, 0.5).images == 200).all() and len(opened) == 8
+
+
+@pytest.mark.parametrize(
+    "size, test_size, complaint",
+    [
+        ((27, 28), (27, 28), "KMNIST training set holds images of 27 x 28 pixels: height and width must be even"),
+        ((28, 28), (28, 5), "KMNIST test set holds images of 28 x 5 pixels: height and width must be even"),
+        ((28, 28), (26, 28), "train-images.* and t10k-images.* hold images of 28 x 28 and 26 x 28 pixels"),
+    ],
+)
+def test_sizes_are_even_and_those_of_all_images(tmp_path, size, test_size, complaint):
+    source = CATALOGUE["kmnist"]
+    write_idx(source, tmp_path)
+    for path, (height, width), count in zip(source.files(tmp_path)[::2], (size, test_size), (12, 5)):
+        path.write_bytes(struct.pack(">IIII", 2051, count, height, width) + bytes(count * height * width))
+    with pytest.raises(DataError, match=complaint):
+        get_data(1, 8, dataset="kmnist", data_dir=tmp_path)
 
 
 def write_idx(source, folder, seed=0):
@@ -87,7 +160,7 @@ def test_every_data_set_is_read_from_its_files(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_every_data_set_that_can_not_be_downloaded_is_an_error(tmp_path, name):
-    with pytest.raises(DataError, match="can't be downloaded .*refused.*: put its files there"):
+    with pytest.raises(DataError, match="can't be downloaded .*(refused|Error downloading).*: put its files there"):
         load_images(name, tmp_path, True, download=True)
 
 
@@ -120,6 +193,7 @@ def test_files_are_compared_with_their_archives(tmp_path):
     content = bytearray(path.read_bytes())
     content[500] ^= 1
     path.write_bytes(content)
+    os.utime(path, ns=(0, 0))  # clocks of files are too coarse for a test
     with pytest.raises(DataError, match="train-images-idx3-ubyte is not the original .its checksum differs"):
         load_images("kmnist", tmp_path, True, download=False)
 
