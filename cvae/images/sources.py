@@ -164,6 +164,8 @@ def _check(path: Path) -> None:
 
 def _download(source: Source, data_dir: str | Path) -> None:
     data_set = getattr(torchvision.datasets, source.class_name)
+    folder = source.folder(data_dir)
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     usual_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SOCKET_TIMEOUT)
     try:
@@ -176,6 +178,9 @@ def _download(source: Source, data_dir: str | Path) -> None:
         raise DataError(f"{where}: put its files there, packed or not, or use --dataset mnist-5k") from error
     finally:
         socket.setdefaulttimeout(usual_timeout)
+        with contextlib.suppress(OSError):  # of a folder that is not empty
+            for each in made:
+                each.rmdir()
 
 
 def _load_mnist_5k() -> tuple[LabelledImages, LabelledImages]:

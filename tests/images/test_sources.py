@@ -57,6 +57,31 @@ def test_failed_download_falls_back_with_a_warning(tmp_path):
         assert resolve_dataset("auto", tmp_path) == "mnist-5k"
 
 
+@pytest.mark.parametrize("there", [".", "data", "data/MNIST", "data/MNIST/raw"])
+@pytest.mark.parametrize("dataset", ["auto", "mnist"])
+def test_failed_download_leaves_no_folder_that_was_not_there(tmp_path, monkeypatch, there, dataset):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / there).mkdir(parents=True, exist_ok=True)
+    before = set(tmp_path.rglob("*"))
+    if dataset == "auto":
+        with pytest.warns(UserWarning, match="Using MNIST-5k"):
+            resolve_dataset("auto", "data")
+    else:
+        with pytest.raises(DataError, match="can't be downloaded"):
+            load_images("mnist", "data", True, download=True)
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_failed_download_leaves_the_files_it_finished(tmp_path, monkeypatch):
+    packed = gzip.compress(b"images")
+    monkeypatch.setattr(MNIST, "resources", [("a.gz", hashlib.md5(packed).hexdigest()), ("b.gz", "")])
+    with _serving({"a.gz": packed}) as address:
+        monkeypatch.setattr(MNIST, "mirrors", [address])
+        with pytest.raises(DataError, match="can't be downloaded"):
+            load_images("mnist", tmp_path / "data", True, download=True)
+    assert (tmp_path / "data/MNIST/raw/a").read_bytes() == b"images"
+
+
 def recorded(monkeypatch, owner, name):
     """Record the paths that a function is called with."""
     paths, function = [], getattr(owner, name)
