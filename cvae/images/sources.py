@@ -122,8 +122,8 @@ def _load_split(source: Source, split: str, images_file: Path, labels_file: Path
         if images.dtype != torch.uint8 or images.ndim != 3 or len(labels) != len(images):
             raise ValueError("not an image for each label")
     except Exception as error:  # a damaged file makes the parser raise almost anything
-        names = f"{images_file} or {labels_file.name}"
-        raise DataError(f"{names} is damaged: delete both to have them made again") from error
+        advice = "delete both to have them made again"
+        raise DataError(f"{images_file} or {labels_file.name} is damaged: {advice}") from error
     if source.transposed:
         images = images.transpose(1, 2).contiguous()
     digits = labels.view(len(labels), -1)[:, 0].long()  # QMNIST has eight columns, of which this is the digit
@@ -164,8 +164,7 @@ def _check(path: Path) -> None:
 
 def _download(source: Source, data_dir: str | Path) -> None:
     data_set = getattr(torchvision.datasets, source.class_name)
-    folder = source.folder(data_dir)
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    made = [each for each in (source.folder(data_dir), *source.folder(data_dir).parents) if not each.exists()]
     usual_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SOCKET_TIMEOUT)
     try:
