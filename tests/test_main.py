@@ -566,3 +566,29 @@ def test_a_single_image_gives_figures_without_standard_errors(tmp_path):
     assert "±" not in (tmp_path / "results.md").read_text().split("\n", 1)[1]
     rows = json.loads((tmp_path / "metrics.json").read_text())["results"]["q3"]["val"]["rows"]
     assert all(row["standard_error"] is None and row["num_images"] == 1 for row in rows.values())
+
+
+@pytest.mark.parametrize(
+    "variables, complaint",
+    [
+        ("RANK=1", "--num-images 41 is more than"),
+        ("RANK=x", "--num-images 41 is more than"),
+        ("RANK=", "--num-images 41 is more than"),
+        ("WORLD_SIZE=2", "--num-images 41 is more than"),
+        ("RANK=x WORLD_SIZE=2 MASTER_ADDR=first MASTER_PORT=29500", "RANK=x, LOCAL_RANK=0, WORLD_SIZE=2, "),
+    ],
+)
+def test_variables_of_other_programs_are_ignored_or_refused(tmp_path, monkeypatch, capsys, variables, complaint):
+    for name, value in (word.split("=") for word in variables.split()):
+        monkeypatch.setenv(name, value)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))  # in case the run replaces them
+    assert main.main([*TINY, "-vi", "41", "--output-dir", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"main.py: error: {complaint}")
+
+
+def test_backend_of_matplotlib_does_not_matter():
+    program = "from main import Settings, console; console.exit_status(lambda _: __import__('matplotlib'), Settings())"
+    environment = {**os.environ, "MPLBACKEND": "nonsense"}
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, check=True)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from cvae.errors import UsageError
 from cvae.run.settings import Settings
+from cvae.training.launcher import launched
 
 __all__ = ["exit_status", "log_to_console", "open_closed_streams"]
 
@@ -36,10 +37,11 @@ def exit_status(run: Callable[[Settings], None], settings: Settings) -> int:
         0 if all went well, 1 for a run that failed, 2 for a bad command line, and 128 plus the number of the
         signal that stopped the run.
     """
-    if int(os.environ.get("RANK", 0)) > 0 and not settings.debug:  # one of torchrun's processes prints for all
-        sys.stdout = sys.stderr = open(os.devnull, "w")
+    os.environ.pop("MPLBACKEND", None)  # figures are only written to files
     received: list[int] = []
     try:
+        if launched().rank > 0 and not settings.debug:  # one of torchrun's processes prints for all
+            sys.stdout = sys.stderr = open(os.devnull, "w")
         with _interrupted_by_signals(received):
             run(settings)
         return 0

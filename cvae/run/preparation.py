@@ -1,6 +1,5 @@
 """What is chosen, checked and loaded before the work of a run begins."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from cvae.run.output import delete_results, load_checkpoints
 from cvae.run.settings import Settings
 from cvae.storage.checkpoint import Checkpoint
 from cvae.training import distributed
+from cvae.training.launcher import launched
 from cvae.training.progress import Progress
 
 __all__ = ["Checkpoints", "begin_setting", "choose_device", "describe_splits", "plan_progress", "prepare"]
@@ -36,9 +36,9 @@ def choose_device(name: str) -> torch.device:
     if not present[name]:
         here = ", ".join(device for device in present if present[device])
         raise UsageError(f"--device {name} is absent here: choose from {here}")
-    if name == "cuda" and "LOCAL_RANK" in os.environ:  # a GPU for each process that torchrun has started
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if name == "cuda" and launched().world_size > 1:  # a GPU for each process of this machine
+        torch.cuda.set_device(launched().local_rank)
+        return torch.device("cuda", launched().local_rank)
     return torch.device(name)
 
 

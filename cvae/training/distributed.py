@@ -1,7 +1,6 @@
 """The processes that share the work of a run, as ``torchrun`` starts them; usually there is just one."""
 
 import contextlib
-import os
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -13,6 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampl
 
 from cvae.errors import UsageError
 from cvae.images.loader import make_loader
+from cvae.training.launcher import launched
 from cvae.training.randomness import seed_stage
 
 __all__ = ["broadcast", "divide", "gather", "is_main", "local_main_first", "process_group", "process_portion"]
@@ -29,7 +29,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     Raises:
         RuntimeError: another process has ended.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if launched().world_size == 1:
         yield
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -62,7 +62,7 @@ def is_main() -> bool:
 @contextlib.contextmanager
 def local_main_first() -> Iterator[None]:
     """Let one process of each machine run first, to download what all of them need."""
-    first = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    first = launched().local_rank == 0
     if dist.is_initialized() and not first:
         dist.barrier()
     yield
@@ -116,13 +116,16 @@ def divide(dataloaders: dict[str, DataLoader], seed: int) -> dict[str, DataLoade
         Loaders of this process: of ``"train"`` its portion of each batch, of the others its portion of the data.
 
     Raises:
-        UsageError: the processes can't have equal portions of a batch.
+        UsageError: the processes can't have equal portions of a batch, or an image each.
     """
     if world_size() == 1:
         return dataloaders
     divided, processes = {}, world_size()
     for split, loader in dataloaders.items():
-        dataset, batch_size = loader.dataset, loader.sampler.batch_size  # type: ignore[attr-defined]
+        dataset: Any = loader.dataset
+        batch_size = loader.sampler.batch_size  # type: ignore[attr-defined]
+        if len(dataset) < processes:
+            raise UsageError(f"there are more processes ({processes}) than {split} images ({len(dataset)})")
         divided[split] = make_loader(process_portion(dataset), batch_size)
         if split == "train":
             if batch_size % processes:

@@ -15,6 +15,18 @@ def test_auto_takes_cuda_if_it_is_there(monkeypatch, cuda, expected):
     assert choose_device("cpu") == torch.device("cpu")
 
 
+@pytest.mark.parametrize("world_size, expected", [("4", "cuda:1"), ("", "cuda")])
+def test_each_process_of_a_machine_has_a_gpu(monkeypatch, world_size, expected):
+    variables = {"RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "first", "MASTER_PORT": "29500"}
+    for name, value in (variables | {"WORLD_SIZE": world_size}).items():
+        monkeypatch.setenv(name, value)
+    chosen: list = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert choose_device("cuda") == torch.device(expected)
+    assert chosen == [1] * (expected == "cuda:1")
+
+
 @pytest.mark.parametrize("name", ["cuda", "mps"])
 def test_absent_device_is_an_error(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -101,6 +101,13 @@ def test_batch_that_can_not_be_divided_is_refused(random_digits, as_process):
         distributed.divide(dataloaders, seed=3)
 
 
+def test_more_processes_than_images_are_refused(random_digits, as_process):
+    _, dataloaders, _ = get_data(2, 8, dataset="mnist", holdout=1)
+    as_process(0, 2)
+    with pytest.raises(UsageError, match=r"there are more processes \(2\) than val images \(1\)"):
+        distributed.divide(dataloaders, seed=3)
+
+
 def test_divided_images_have_a_new_order_in_each_epoch(random_digits, as_process):
     _, dataloaders, _ = get_data(2, 8, dataset="mnist")
 
