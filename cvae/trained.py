@@ -1,6 +1,9 @@
 """A trained model, taken from an output folder to be used on images."""
 
 import json
+import math
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from cvae.storage.files import read_tensors
 
 __all__ = ["TrainedCVAE"]
 
+_pyro_lock = threading.Lock()  # Pyro keeps in global variables what it is doing
+
 
 class TrainedCVAE:
     """A CVAE and the quadrants that it was trained to start from.
@@ -25,14 +30,20 @@ class TrainedCVAE:
     Args:
         cvae: the model.
         num_quadrant_inputs: number of known quadrants: 1, 2 or 3.
+        image_shape: height and width of its images; by default they are square.
 
     Raises:
-        ValueError: ``num_quadrant_inputs`` is not 1, 2 or 3.
+        ValueError: ``num_quadrant_inputs`` is not 1, 2 or 3, or the model's images have no such shape.
     """
 
-    def __init__(self, cvae: CVAE, num_quadrant_inputs: int) -> None:
+    def __init__(self, cvae: CVAE, num_quadrant_inputs: int, image_shape: Sequence[int] | None = None) -> None:
+        num_pixels = cvae.baseline_net.num_pixels
+        shape = tuple(image_shape or [math.isqrt(num_pixels)] * 2)
+        if len(shape) != 2 or math.prod(shape) != num_pixels:
+            raise ValueError(f"a model of {num_pixels} pixels can't have images of shape {shape}")
         self.cvae = cvae.eval()
         self.mask = MaskImages(num_quadrant_inputs, cvae.masked_with)
+        self.known = ~is_missing(self.mask({"original": torch.zeros(shape)})["input"])  # (h, w)
 
     @classmethod
     def load(cls, folder: str | Path, num_quadrant_inputs: int, device: str | torch.device = "cpu") -> "TrainedCVAE":
@@ -45,13 +56,15 @@ class TrainedCVAE:
 
         Raises:
             FileError: a file is missing, damaged, or of another model.
+            ValueError: the images of ``metrics.json``, square if it does not say, are of another size than the model's.
         """
         weights_path = Path(folder) / f"cvae_net_q{num_quadrant_inputs}.pth"
         metrics_path = Path(folder) / "metrics.json"
         weights = read_tensors(weights_path)
         try:
-            arguments = json.loads(metrics_path.read_text())["arguments"]
-            architecture = {name: arguments[name] for name in ("activation", "generation_input")}
+            metrics = json.loads(metrics_path.read_text())
+            architecture = {name: metrics["arguments"][name] for name in ("activation", "generation_input")}
+            image_shape = [int(size) for size in metrics.get("image_shape", [])]
             hidden_1, num_pixels = weights["baseline_net.fc1.weight"].shape
             z_dim, hidden_2 = weights["prior_net.fc31.weight"].shape
             cvae = CVAE(z_dim, hidden_1, hidden_2, num_pixels=num_pixels, **architecture)
@@ -61,45 +74,55 @@ class TrainedCVAE:
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
             raise FileError(f"{weights_path} and {metrics_path} are not of one model ({reason})") from error
-        return cls(cvae.to(device), num_quadrant_inputs)
+        return cls(cvae.to(device), num_quadrant_inputs, image_shape)
 
     def complete(self, images: Tensor, num_samples: int = 1) -> Tensor:
         """Draw completions of images, whose missing quadrants are never looked at.
 
         Args:
-            images: shape (N, h, w), floats in [0, 1].
+            images: shape (N, h, w) or (N, 1, h, w), floats that are in [0, 1] in the known quadrants.
             num_samples: completions an image, each from a latent sample of its own.
 
         Returns:
-            Probabilities in the missing pixels and the images' own values in the others, shape
-            (num_samples, N, h, w).
+            Probabilities in the missing pixels and the images' own values in the others, in the model's precision,
+            shape (num_samples, N, h, w).
 
         Raises:
-            ValueError: the images are not of that kind, or of another size than the model's.
+            ValueError: the images are not of that kind, or of another size than the model's, or there are no
+                images or samples.
         """
-        xs = self._masked(images)["input"]
-        return torch.where(is_missing(xs), draw_samples(self.cvae, xs, num_samples), xs)
+        xs = self._masked(images, num_samples, self.known)["input"]
+        with _pyro_lock:
+            return torch.where(is_missing(xs), draw_samples(self.cvae, xs, num_samples), xs)
 
     def negative_cll(self, images: Tensor, num_particles: int = 100) -> Tensor:
         """Estimate the negative conditional log-likelihood of the missing quadrants by importance sampling.
 
         Args:
-            images: whole, shape (N, h, w), floats in [0, 1].
+            images: whole, shape (N, h, w) or (N, 1, h, w), floats in [0, 1].
             num_particles: latent samples an image.
 
         Returns:
             Nats, lower is better, float64 of shape (N,), on the CPU.
 
         Raises:
-            ValueError: the images are not of that kind, or of another size than the model's.
+            ValueError: the images are not of that kind, or of another size than the model's, or there are no
+                images or particles.
         """
-        return estimate_cll(self.cvae, StackDataset(**self._masked(images)), num_particles=num_particles)
+        dataset = StackDataset(**self._masked(images, num_particles, torch.ones_like(self.known)))
+        with _pyro_lock:
+            return estimate_cll(self.cvae, dataset, num_particles=num_particles)
 
-    def _masked(self, images: Tensor) -> dict[str, Any]:
-        num_pixels = self.cvae.baseline_net.num_pixels
-        if images.ndim != 3 or images.shape[1] * images.shape[2] != num_pixels:
-            raise ValueError(f"images must have shape (N, h, w) with h x w = {num_pixels}, not {tuple(images.shape)}")
-        if not images.is_floating_point() or not ((images >= 0) & (images <= 1)).all():
+    def _masked(self, images: Tensor, num_samples: int, checked: Tensor) -> dict[str, Any]:
+        """Divide images into ``input`` and ``output``, if all ``checked`` pixels, bool of shape (h, w), are fine."""
+        height, width = self.known.shape
+        if images.shape[1:] not in ((height, width), (1, height, width)):
+            raise ValueError(f"images must have shape (N, {height}, {width}), not {tuple(images.shape)}")
+        if min(len(images), num_samples) < 1:
+            raise ValueError(f"images ({len(images)}) and samples of each ({num_samples}) must be at least 1")
+        pixels = images[..., checked]
+        if not images.is_floating_point() or not ((pixels >= 0) & (pixels <= 1)).all():
             raise ValueError("images must be floats in [0, 1]: divide bytes by 255")
-        sample = self.mask({"original": images[:, None].to(next(self.cvae.parameters()).device)})
+        original = images.reshape(-1, 1, height, width).to(next(self.cvae.parameters()))
+        sample = self.mask({"original": original})
         return {name: sample[name] for name in ("input", "output")}
