@@ -53,7 +53,11 @@ def _lock(folder: Path) -> contextlib.AbstractContextManager[object]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            return filelock.FileLock(folder / ".lock").acquire(blocking=False)
+            lock = filelock.FileLock(folder / ".lock").acquire(blocking=False)
+        for pattern in RESULTS:
+            for leftover in folder.glob(f".{pattern}.*.part"):  # of a run that was killed while it wrote a file
+                leftover.unlink()
+        return lock
     except filelock.Timeout as error:
         raise OSError(f"another run is writing to {folder}: wait for it, or choose another --output-dir") from error
     except OSError as error:

@@ -4,7 +4,6 @@ import contextlib
 import os
 import pickle
 import secrets
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +15,6 @@ from cvae.errors import FileError
 
 __all__ = ["atomic_write", "read_tensors"]
 
-STALE = 60  # seconds without a write: no other run, which may unpack the same data, is still at work on the file
-
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
@@ -28,7 +25,6 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: it can't be written; the message names it.
     """
-    _delete_leftovers(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         with open(temporary, "xb") as file:  # never through a link that somebody has put there
@@ -46,14 +42,6 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-
-
-def _delete_leftovers(path: Path) -> None:
-    """Delete temporary files of this path whose runs were killed."""
-    for temporary in path.parent.glob(f".{path.name}.*part"):
-        with contextlib.suppress(OSError):
-            if time.time() - temporary.lstat().st_mtime > STALE:
-                temporary.unlink()
 
 
 def read_tensors(path: Path) -> Any:

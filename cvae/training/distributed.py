@@ -35,6 +35,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
+        dist.barrier()  # else PyTorch 2.4 may end the group while a thread still holds the last result, and hang
     except RuntimeError as error:
         if re.search("gloo|nccl|closed by peer", str(error), re.IGNORECASE):
             advice = "see its message; the same command resumes after the last finished epoch"

@@ -23,6 +23,13 @@ def test_locked_folder_is_made_and_refuses_another(tmp_path):
         pass
 
 
+def test_leftovers_of_killed_runs_are_deleted(tmp_path):
+    for name in (".results.csv.0123456789abcdef.part", ".checkpoint_q1.pt.0123456789abcdef.part", ".mine.part"):
+        (tmp_path / name).touch()
+    with lock(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", ".mine.part"}
+
+
 def test_folder_that_can_not_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="can't write to .*file/below .Not a directory.: choose another"):

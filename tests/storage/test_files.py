@@ -3,7 +3,6 @@
 import errno
 import os
 import pickle
-import time
 import zipfile
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cvae.errors import FileError
-from cvae.storage.files import STALE, atomic_write, read_tensors
+from cvae.storage.files import atomic_write, read_tensors
 
 CONTENT = {
     "weights": {"fc1.weight": torch.arange(12.0).view(3, 4), "fc1.bias": torch.ones(3)},
@@ -197,18 +196,6 @@ def test_temporary_file_is_new_and_as_open_to_others_as_any(tmp_path):
     assert target.read_bytes() == b"precious" and path.read_bytes() == b"two"
     assert len(names) == 2
     assert path.stat().st_mode == target.stat().st_mode
-
-
-def test_leftovers_of_killed_runs_are_deleted(tmp_path):
-    path = tmp_path / "file"
-    kept = [tmp_path / ".file.young.part", tmp_path / ".other.old.part"]
-    for each in (*kept, tmp_path / ".file.part", tmp_path / ".file.old.part"):
-        each.touch()
-        if each != kept[0]:
-            os.utime(each, (time.time() - 2 * STALE,) * 2)
-    with atomic_write(path) as file:
-        file.write(b"new")
-    assert set(tmp_path.iterdir()) == {path, *kept}
 
 
 def test_new_file_is_flushed_before_it_takes_the_place(tmp_path, monkeypatch):
