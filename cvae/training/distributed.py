@@ -96,8 +96,11 @@ def seed_other_processes(seed: int, stage: str) -> None:
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its sum over all processes, which is the gradient of the sum of their losses."""
     if dist.is_initialized():
-        for gradient in (parameter.grad for parameter in parameters if parameter.grad is not None):
-            dist.all_reduce(gradient)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        whole = torch.cat([gradient.flatten() for gradient in gradients])  # one message takes less time than many
+        dist.all_reduce(whole)
+        for gradient, summed in zip(gradients, whole.split([gradient.numel() for gradient in gradients])):
+            gradient.copy_(summed.view_as(gradient))
 
 
 def process_portion(dataset: Dataset) -> Subset:
