@@ -35,7 +35,7 @@ def run(settings: Settings) -> None:
     device = preparation.choose_device(settings.device)
     elbo = TraceMeanField_ELBO() if settings.elbo == "mean-field" else Trace_ELBO()
     with console.log_to_console(settings.quiet), distributed.process_group(device), output.lock_output(settings):
-        settings, checkpoints = preparation.prepare(settings)
+        settings, checkpoints = preparation.prepare(settings, device)
         progress = preparation.plan_progress(settings)
         for seed, n in settings.runs():
             checkpoint, folder = checkpoints[seed][n], settings.folder(seed)

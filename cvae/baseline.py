@@ -43,10 +43,14 @@ class BaselineNet(nn.Module):
 
 
 def linear(hidden: Tensor, layer: nn.Linear, outputs: Tensor | None = None) -> Tensor:
-    """Apply a layer, or of its outputs the given ones only, int64 of shape (chosen,)."""
+    """Apply a net's last layer, or of its outputs the given ones only, int64 of shape (chosen,).
+
+    The result has the precision of the weights, also where matrix products have a lower one.
+    """
     if outputs is None:
-        return layer(hidden)
-    return F.linear(hidden, layer.weight.index_select(0, outputs), layer.bias.index_select(0, outputs))
+        return layer(hidden).to(layer.weight.dtype)
+    weight, bias = layer.weight.index_select(0, outputs), layer.bias.index_select(0, outputs)
+    return F.linear(hidden, weight, bias).to(layer.weight.dtype)
 
 
 class MaskedBCELoss(nn.Module):

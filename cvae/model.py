@@ -58,8 +58,8 @@ class Encoder(nn.Module):
         xc = torch.where(is_missing(x), y.view(x.shape), x)
         hidden = self.activation(self.fc1(xc.flatten(1)))
         hidden = self.activation(self.fc2(hidden))
-        z_loc = self.fc31(hidden)
-        z_scale = torch.exp(self.fc32(hidden).clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE))
+        z_loc = linear(hidden, self.fc31)
+        z_scale = torch.exp(linear(hidden, self.fc32).clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE))
         return z_loc, z_scale
 
 

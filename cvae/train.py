@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyro
+import torch
 import torch.nn as nn
 from pyro.infer import ELBO, SVI, TraceMeanField_ELBO
 from pyro.infer.enum import get_importance_trace
@@ -71,7 +72,8 @@ def train_baseline(
     optimizer = Optimizer(net.parameters(), settings, steps_per_epoch=len(dataloaders["train"]))
 
     def step(batch: Batch) -> float:
-        loss = missing_pixel_nll(net, batch["input"], batch["output"]).sum()
+        with _autocast(settings, net):
+            loss = missing_pixel_nll(net, batch["input"], batch["output"]).sum()
         loss.backward()
         optimizer()
         return loss.item()
@@ -113,7 +115,8 @@ def train_cvae(
     """
     nets = nn.ModuleList([cvae.prior_net, cvae.recognition_net, cvae.generation_net])
     optimizer = Optimizer(nets.parameters(), settings, steps_per_epoch=len(dataloaders["train"]))
-    svi = SVI(cvae.model, cvae.guide, optimizer, loss=elbo or TraceMeanField_ELBO())
+    model, guide = (_autocast(settings, nets)(each) for each in (cvae.model, cvae.guide))
+    svi = SVI(model, guide, optimizer, loss=elbo or TraceMeanField_ELBO())
 
     def step(batch: Batch) -> float:
         return svi.step(batch["input"], batch["output"], batch.get("y_hat"))
@@ -127,6 +130,12 @@ def train_cvae(
     # loss that is not finite reaches ours.
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
         return fit("CVAE", state, step, validate, dataloaders, checkpoint, progress, snapshot)
+
+
+def _autocast(settings: TrainingSettings, net: nn.Module) -> torch.autocast:
+    """Compute matrix products in the precision of the settings."""
+    device = next(net.parameters()).device.type
+    return torch.autocast(device, getattr(torch, settings.precision), enabled=settings.precision != "float32")
 
 
 def _elbo_terms(cvae: CVAE, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from cvae.baseline import BaselineNet, MaskedBCELoss
-from cvae.choices import SCHEDULES
+from cvae.choices import PRECISIONS, SCHEDULES
 from cvae.errors import TrainingError
 from cvae.images.loader import make_loader
 from cvae.model import CVAE
@@ -144,6 +144,38 @@ def test_every_schedule_trains_both_nets_to_the_end(few, schedule):
     assert len(train_baseline(net, few, settings).epochs) == 4
     history = train_cvae(CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, net), few, settings)
     assert history.epochs[-1]["train"] < history.epochs[0]["train"]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_precision_is_that_of_the_matrix_products_in_training_alone(few, precision):
+    net, settings = BaselineNet(HIDDEN_1, HIDDEN_2), TrainingSettings(num_epochs=1, precision=precision)
+    cvae = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, net)
+    inside: set = set()
+    outside: set = set()
+    few["train"].dataset.cache_baseline_predictions(cvae.baseline_predictions)
+    for module in (net, cvae.prior_net, cvae.recognition_net, cvae.generation_net):
+        module.fc1.register_forward_hook(lambda _, __, out: inside.add((torch.is_grad_enabled(), out.dtype)))
+        module.register_forward_hook(lambda _, __, out: outside.update(value.dtype for value in out))
+    train_baseline(net, few, settings)
+    train_cvae(cvae, few, settings)
+    assert inside == {(True, getattr(torch, precision)), (False, torch.float32)}
+    assert outside == {torch.float32}
+    assert {value.dtype for value in cvae.state_dict().values()} == {torch.float32}
+
+
+def test_losses_hardly_depend_on_the_precision(real_digits):
+    _, loaders, _ = real_digits
+
+    def losses(precision):
+        torch.manual_seed(0)
+        settings = TrainingSettings(num_epochs=3, precision=precision)
+        net = BaselineNet(50, 50)
+        histories = [train_baseline(net, loaders, settings)]
+        histories.append(train_cvae(CVAE(10, 50, 50, net), loaders, settings))
+        return [epoch[key] for history in histories for epoch in history.epochs for key in ("train", "val")]
+
+    exact, rounded = losses("float32"), losses("bfloat16")
+    assert rounded == pytest.approx(exact, rel=0.02) and rounded != exact
 
 
 @pytest.mark.parametrize("images", [4, 20])

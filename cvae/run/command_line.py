@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cvae.choices import ACTIVATIONS, ELBOS, GENERATION_INPUTS, SCHEDULES
+from cvae.choices import ACTIVATIONS, ELBOS, GENERATION_INPUTS, PRECISIONS, SCHEDULES
 from cvae.images.catalogue import DATASETS, VAL_FRACTION
 from cvae.run.settings import RECIPES, Settings
 
@@ -68,6 +68,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     beta2 = _number(float, lambda x: 0 <= x < 1, "at least 0 and below 1 and finite")
     add("--beta2", "decay rate of Adam's average of squared gradients", type=beta2, metavar="RATE")
     add("--max-grad-norm", "clip the gradients of the CVAE's mean loss to it", type=over_zero, metavar="NORM")
+    add("--precision", "of the matrix products in training", choices=PRECISIONS)
     add("--batch-size", "images a training step", type=positive)
     add("--activation", "of the hidden layers of the CVAE", choices=ACTIVATIONS)
     generation_help = "what the generation network sees: z, as in the tutorial, or x and z, as in the paper"

@@ -1,5 +1,6 @@
 """What is chosen, checked and loaded before the work of a run begins."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from cvae.training.launcher import launched
 from cvae.training.progress import Progress
 
 __all__ = ["Checkpoints", "begin_setting", "choose_device", "describe_splits", "plan_progress", "prepare"]
+
+logger = logging.getLogger(__name__)
+
+CPU_INFO = Path("/proc/cpuinfo")  # lists avx512_bf16 or amx_bf16 on x86, and bf16 on ARM
 
 Checkpoints = dict[int, dict[int, Checkpoint]]  # seed: number of known quadrants: checkpoint
 
@@ -42,8 +47,12 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def prepare(settings: Settings) -> tuple[Settings, Checkpoints]:
+def prepare(settings: Settings, device: torch.device) -> tuple[Settings, Checkpoints]:
     """Check all that can be checked before the work, and load the checkpoints of an interrupted run.
+
+    Args:
+        settings: of the run.
+        device: where it will compute.
 
     Returns:
         The settings with the data set that ``"auto"`` stands for, and the checkpoints of all settings that are
@@ -54,6 +63,9 @@ def prepare(settings: Settings) -> tuple[Settings, Checkpoints]:
         FileError: a checkpoint is damaged.
         UsageError: the data set has too few images, or the folders hold results of other settings.
     """
+    if settings.precision == "bfloat16" and device.type == "cpu" and CPU_INFO.exists():  # as on Linux
+        if "bf16" not in CPU_INFO.read_text():
+            logger.warning("--precision bfloat16 takes longer than float32 on this CPU, which can't compute in it")
     dataset = resolve_dataset(settings.dataset, settings.data_dir) if distributed.is_main() else None
     settings = replace(settings, dataset=distributed.broadcast(dataset))
     with distributed.local_main_first():

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from cvae.choices import SCHEDULES, check_choice
+from cvae.choices import PRECISIONS, SCHEDULES, check_choice
 
 __all__ = ["TrainingSettings"]
 
@@ -21,9 +21,11 @@ class TrainingSettings:
         weight_decay: of AdamW (Loshchilov, Hutter (2019)); with 0 it is plain Adam.
         beta2: decay rate of Adam's average of squared gradients, in [0, 1).
         max_grad_norm: gradients of the batch's mean loss are clipped to this norm.
+        precision: of the matrix products in training: ``"float32"`` or ``"bfloat16"``.  Weights, sums, losses,
+            validation and evaluation are in float32 either way.
 
     Raises:
-        ValueError: there is no schedule of that name.
+        ValueError: there is no schedule or precision of that name.
     """
 
     num_epochs: int = 50
@@ -33,6 +35,8 @@ class TrainingSettings:
     weight_decay: float = 0.0
     beta2: float = 0.999
     max_grad_norm: float = math.inf
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         check_choice(self.schedule, SCHEDULES)
+        check_choice(self.precision, PRECISIONS)

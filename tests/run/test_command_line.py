@@ -79,8 +79,8 @@ def test_flags_override_the_recipe():
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Experiment)])
 def test_every_setting_that_is_not_usual_is_in_the_description(name):
-    changed: dict[str, Any] = {name: {"schedule": "one-cycle", "binarize": True}.get(name, 7)}
-    shown = {"schedule": " one-cycle", "binarize": ""}.get(name, " 7")
+    changed: dict[str, Any] = {name: {"schedule": "one-cycle", "precision": "bfloat16", "binarize": True}.get(name, 7)}
+    shown = {"schedule": " one-cycle", "precision": " bfloat16", "binarize": ""}.get(name, " 7")
     if name not in ("recipe", "dataset"):  # which it names, and which the tables name
         description = replace(Settings(), **changed).description
         assert description == f"recipe tutorial with --{name.replace('_', '-')}{shown}"

@@ -7,6 +7,8 @@ from cvae.errors import UsageError
 from cvae.run.preparation import choose_device, prepare
 from cvae.run.settings import Settings
 
+CPU = torch.device("cpu")
+
 
 @pytest.mark.parametrize("cuda, expected", [(True, "cuda"), (False, "cpu")])
 def test_auto_takes_cuda_if_it_is_there(monkeypatch, cuda, expected):
@@ -38,6 +40,15 @@ def test_absent_device_is_an_error(monkeypatch, name):
 @pytest.mark.parametrize("holdout", [0, 2, 20])
 def test_images_to_show_are_those_of_the_last_split(tmp_path, holdout):
     settings = Settings(dataset="mnist-5k", holdout=holdout, subset=10, output_dir=tmp_path)
-    prepare(settings)
+    prepare(settings, CPU)
     with pytest.raises(UsageError, match="--num-images 11 is more than the 10 images .first 10 of the MNIST-5k val"):
-        prepare(replace(settings, num_images=11))
+        prepare(replace(settings, num_images=11), CPU)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("flags", ["avx2", "avx512f avx512_bf16", "asimd bf16"])
+def test_cpu_that_can_not_compute_in_bfloat16_is_told(tmp_path, monkeypatch, caplog, precision, flags):
+    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+    monkeypatch.setattr("cvae.run.preparation.CPU_INFO", tmp_path / "cpuinfo")
+    prepare(Settings(dataset="mnist-5k", subset=10, output_dir=tmp_path, precision=precision), CPU)
+    assert ("takes longer" in caplog.text) == (precision == "bfloat16" and flags == "avx2")

@@ -17,9 +17,12 @@ def learning_rates(settings, steps_per_epoch):
     return torch.tensor(rates)
 
 
-def test_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match="'cosine' is none of constant, one-cycle"):
-        TrainingSettings(schedule="cosine")
+@pytest.mark.parametrize(
+    "wrong, choices", [({"schedule": "cosine"}, "constant, one-cycle"), ({"precision": "float16"}, "float32, bfloat16")]
+)
+def test_unknown_names_are_refused(wrong, choices):
+    with pytest.raises(ValueError, match=f"is none of {choices}"):
+        TrainingSettings(**wrong)
 
 
 def test_constant_learning_rate_does_not_change():
