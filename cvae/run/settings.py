@@ -24,24 +24,24 @@ class Recipe(TrainingSettings):
     num_importance_samples: int = 100
 
 
-# How the best recipe was found: recipes.md beside this file.
-RECIPES = {
-    "tutorial": Recipe(),
-    "best": Recipe(
-        num_epochs=30,
-        baseline_epochs=12,
-        early_stop_patience=30,
-        learning_rate=3e-3,
-        schedule="one-cycle",
-        weight_decay=0.1,
-        beta2=0.99,
-        max_grad_norm=40.0,
-        batch_size=256,
-        activation="silu",
-        generation_input="xz",
-        num_importance_samples=1000,
-    ),
-}
+BEST = Recipe(
+    num_epochs=30,
+    baseline_epochs=12,
+    early_stop_patience=30,
+    learning_rate=3e-3,
+    schedule="one-cycle",
+    weight_decay=0.1,
+    beta2=0.99,
+    max_grad_norm=40.0,
+    batch_size=256,
+    activation="silu",
+    generation_input="xz",
+    num_importance_samples=1000,
+)
+QUICK = replace(
+    BEST, num_epochs=3, baseline_epochs=12, learning_rate=4e-3, batch_size=128, num_importance_samples=20
+)
+RECIPES = {"tutorial": Recipe(), "quick": QUICK, "best": BEST}  # how they were found: recipes.md beside this file
 
 
 @dataclass(frozen=True)
