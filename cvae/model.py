@@ -220,7 +220,7 @@ class CVAE(nn.Module):
             if is_validation_enabled() and (is_missing(xs) != is_missing(xs[:1])).any():
                 raise ValueError("the images of a batch must all lack the same pixels: make a batch for each mask")
             missing = missing_pixel_indices(xs)
-            if isinstance(self.generation_net, Decoder):
+            if isinstance(self.generation_net, Decoder):  # computes these pixels alone; another net computes all
                 missing_pixels = GreyBernoulli(logits=self.generation_net.logits(zs, known, missing))
             else:
                 missing_pixels = GreyBernoulli(probs=self.generation_net(*inputs).index_select(-1, missing))

@@ -120,8 +120,7 @@ class TrainedCVAE:
             raise ValueError(f"images must have shape (N, {height}, {width}), not {tuple(images.shape)}")
         if min(len(images), num_samples) < 1:
             raise ValueError(f"images ({len(images)}) and samples of each ({num_samples}) must be at least 1")
-        pixels = images[..., checked]
-        if not images.is_floating_point() or not ((pixels >= 0) & (pixels <= 1)).all():
+        if not images.is_floating_point() or is_missing(images[..., checked]).any():
             raise ValueError("images must be floats in [0, 1]: divide bytes by 255")
         original = images.reshape(-1, 1, height, width).to(next(self.cvae.parameters()))
         sample = self.mask({"original": original})

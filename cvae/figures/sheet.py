@@ -80,11 +80,11 @@ class Sheet:
 
     def draw(self, figure: Figure, left: int, bottom: int, text_size: float = 7) -> FigureImage:
         """Draw the sheet with its lower left corner at a dot of a figure, and return its images as one."""
-        across, up = figure.bbox.size
+        dots, (across, up) = self.dots, figure.bbox.size
         for y, x, text, align in self.texts:
-            place = (left + x) / across, (bottom + len(self.dots) - y) / up
+            place = (left + x) / across, (bottom + len(dots) - y) / up
             figure.text(*place, text, ha=align, va="center", fontsize=text_size)
-        return figure.figimage(self.dots, left, bottom)
+        return figure.figimage(dots, left, bottom)
 
     def figure(self, title: str) -> Figure:
         """Make a figure of the sheet with a title above it."""
