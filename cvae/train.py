@@ -71,12 +71,12 @@ def train_baseline(
     """
     optimizer = Optimizer(net.parameters(), settings, steps_per_epoch=len(dataloaders["train"]))
 
-    def step(batch: Batch) -> float:
+    def step(batch: Batch) -> Tensor:
         with _autocast(settings, net):
             loss = missing_pixel_nll(net, batch["input"], batch["output"]).sum()
         loss.backward()
         optimizer()
-        return loss.item()
+        return loss.detach()
 
     def validate(batch: Batch) -> Batch:
         return {"val": missing_pixel_nll(net, batch["input"], batch["output"]).sum()}

@@ -21,11 +21,13 @@ __all__ = ["fit"]
 
 Batch = dict[str, Tensor]
 
+READ_EVERY = 25  # steps: to read a loss, the CPU has to wait for the GPU
+
 
 def fit(
     name: str,
     state: TrainingState,
-    step: Callable[[Batch], float],
+    step: Callable[[Batch], Tensor | float],
     validate: Callable[[Batch], dict[str, Tensor]],
     dataloaders: dict[str, DataLoader],
     checkpoint: Checkpoint | None = None,
@@ -37,7 +39,8 @@ def fit(
     Args:
         name: of the net, in the checkpoint and in messages.
         state: net, optimizer and early stopping, which an epoch changes.
-        step: takes a gradient step on a batch, and returns the loss before it, summed over its images.
+        step: takes a gradient step on a batch, and returns the loss before it, summed over its images, as a number or
+            as a tensor, which is read later.
         validate: returns sums over the images of a batch by name, among them ``val``, which decides.
 
     Other arguments, and the errors, are those of :func:`cvae.train.train_cvae`.
@@ -69,19 +72,28 @@ def fit(
 
 
 def _train_epoch(
-    state: TrainingState, step: Callable[[Batch], float], loader: DataLoader, progress: Progress
+    state: TrainingState, step: Callable[[Batch], Tensor | float], loader: DataLoader, progress: Progress
 ) -> dict[str, float]:
     """Return the mean loss, as it was before each step."""
     state.net.train()
     totals, processes = {"train": 0.0, "images": 0.0}, distributed.world_size()
+    unread: list[Tensor | float] = []
+
+    def read_losses() -> None:
+        for loss in map(float, unread):
+            _check_finite(loss, "training", progress)
+            totals["train"] += loss
+        unread.clear()
+        progress.show_loss(totals["train"] / totals["images"])
+
     for batch in progress.batches(loader):
         images = len(batch["input"])
         state.optimizer.images_in_batch = images * processes
-        loss = step(batch)
-        _check_finite(loss, "training", progress)
-        totals["train"] += loss
+        unread.append(step(batch))
         totals["images"] += images
-        progress.show_loss(totals["train"] / totals["images"])
+        if len(unread) == READ_EVERY:
+            read_losses()
+    read_losses()
     return _means(totals)
 
 
@@ -91,10 +103,10 @@ def _validate_epoch(
 ) -> dict[str, float]:
     state.net.eval()
     totals: dict[str, float] = defaultdict(float)
-    for batch in loader:
-        for name, loss in validate(batch).items():
+    for losses, images in [(validate(batch), len(batch["input"])) for batch in loader]:
+        for name, loss in losses.items():
             totals[name] += loss.item()
-        totals["images"] += len(batch["input"])
+        totals["images"] += images
     return _means(totals)
 
 

@@ -1,4 +1,5 @@
 import copy
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -175,11 +176,39 @@ def test_snapshots_are_taken_after_each_epoch_and_resumed(tmp_path):
     assert [snapshot.item() for snapshot in history.snapshots] == [1, 2, 30, 40]
 
 
+def test_losses_are_read_every_few_steps_and_are_the_same(monkeypatch):
+    """A loss that is a tensor is read after later steps, so that no step waits for a GPU."""
+    expected = Scripted().fit(settings_of(2))
+    monkeypatch.setattr("cvae.training.loop.READ_EVERY", 2)
+    scripted, events = Scripted(), []
+
+    class Watched:
+        def __init__(self, loss):
+            self.loss = loss
+
+        def __float__(self):
+            events.append("read")
+            return float(self.loss)
+
+    def step(batch):
+        loss = scripted.loss(batch)
+        loss.backward()
+        scripted.optimizer()
+        events.append("step")
+        return Watched(loss.detach())
+
+    scripted.step = step  # type: ignore[assignment, method-assign]
+    history = scripted.fit(settings_of(2))
+    steps = [len(list(group)) for kind, group in itertools.groupby(events) if kind == "step"]
+    assert steps == [2, 1] * 2 and events[-1] == "read"
+    assert [epoch["train"] for epoch in history.epochs] == [epoch["train"] for epoch in expected.epochs]
+
+
 @pytest.mark.parametrize("split", ["training", "validation"])
 def test_loss_that_is_not_finite_names_its_split_and_epoch(split):
     scripted = Scripted([1.0, 1.0 if split == "training" else math.nan])
     if split == "training":
-        losses = iter([1.0] * 3 + [math.inf])
+        losses = iter([1.0] * 3 + [math.inf] + [1.0] * 2)
         scripted.step = lambda batch: next(losses)  # type: ignore[method-assign]
     expected = f"^CVAE, epoch 2/4: the {split} loss is (inf|nan): .*--learning-rate"
     with pytest.raises(TrainingError, match=expected):
