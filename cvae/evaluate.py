@@ -1,6 +1,5 @@
 """The rows of the table with their standard errors, how far to trust them, and samples to look at."""
 
-import logging
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +23,6 @@ from cvae.model import CVAE
 from cvae.training import distributed
 
 __all__ = ["Estimate", "Evaluation", "draw_samples", "evaluate", "with_error"]
-
-logger = logging.getLogger(__name__)
 
 MIN_KL_OF_ACTIVE_LATENT = 0.01  # nats, on average over images
 
@@ -99,7 +96,6 @@ def evaluate(
     def with_sample_size(weights: Tensor) -> Tensor:
         return torch.stack([importance_sampling(weights), effective_sample_size(weights)])
 
-    logger.info("Estimating the CLL of %s images, %s", f"{len(dataset):,}", dataset.name)
     portion, many = distributed.process_portion(dataset), num_importance_samples
     baseline = _gathered(baseline_nll(cvae.baseline_net, portion))
     elbo = _gathered(estimate_cll(cvae, portion, num_particles=num_particles, reduction=monte_carlo))

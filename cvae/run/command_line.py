@@ -14,6 +14,7 @@ from cvae.run.settings import RECIPES, Settings
 
 __all__ = ["make_parser", "parse_args"]
 
+MAX_JOBS = 1024
 MAX_SHOWN = 100  # rows or columns of a figure that can still be drawn and looked at
 
 
@@ -96,6 +97,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     seeds_help = "of all random numbers; several make a run each, in a folder each, and a table of means"
     add("--seeds --seed", seeds_help, type=_whole_number(0, 2**32 - 1), nargs="+")
     add("--device", "auto is CUDA if it is there, else the CPU", choices=("auto", "cpu", "cuda", "mps"))
+    jobs_help = "settings and seeds that run at a time; auto is as many as there are CPU cores, or GPUs"
+    add("--jobs", jobs_help, type=_jobs)
     add("--cuda", "short for --device cuda", action="store_true")
     add("--quiet", "print nothing but the tables, warnings and errors", action="store_true")
     add("--debug", "show where in the code an error came from", action="store_true")
@@ -173,6 +176,10 @@ def _folder(text: str) -> Path:
     if os.path.lexists(text) and not os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"{text} is not a folder")
     return Path(text)
+
+
+def _jobs(text: str) -> int | None:
+    return None if text == "auto" else _whole_number(1, MAX_JOBS)(text)
 
 
 def _whole_number(least: int, most: int = 10**9) -> Callable[[str], int]:

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -65,6 +66,7 @@ def exit_status(run: Callable[[Settings], None], settings: Settings) -> int:
 @contextlib.contextmanager
 def log_to_console(quiet: bool) -> Iterator[None]:
     """Print the package's log lines, with ``quiet`` its warnings only, and in the end how long it took."""
+    tqdm.set_lock(threading.RLock())  # its usual one is for several processes, and would outlive a killed one
     handler = _Handler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     level_before, format_before = logger.level, warnings.formatwarning
@@ -83,7 +85,11 @@ def log_to_console(quiet: bool) -> Iterator[None]:
 
 
 class _Handler(logging.StreamHandler):
-    """Let the run fail if its output can't be written, as ``print`` would."""
+    """Print above the progress bar, and let the run fail if its output can't be written, as ``print`` would."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode():
+            super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         raise

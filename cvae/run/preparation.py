@@ -14,10 +14,12 @@ from cvae.run.output import delete_results, load_checkpoints
 from cvae.run.settings import Settings
 from cvae.storage.checkpoint import Checkpoint
 from cvae.training import distributed
+from cvae.training.forecast import Forecast
 from cvae.training.launcher import launched
 from cvae.training.progress import Progress
 
-__all__ = ["Checkpoints", "begin_setting", "choose_device", "describe_splits", "plan_progress", "prepare"]
+__all__ = ["Checkpoints", "begin_setting", "choose_device", "choose_jobs", "describe_splits", "make_forecast"]
+__all__ += ["prepare", "run_name"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +57,8 @@ def prepare(settings: Settings, device: torch.device) -> tuple[Settings, Checkpo
         device: where it will compute.
 
     Returns:
-        The settings with the data set that ``"auto"`` stands for, and the checkpoints of all settings that are
-        to be run or were run before in the same folders.
+        The settings with the data set and the number of jobs that ``auto`` stands for, and the checkpoints of all
+        settings that are to be run or were run before in the same folders.
 
     Raises:
         DataError: the data set is missing, damaged or can't be downloaded.
@@ -67,7 +69,7 @@ def prepare(settings: Settings, device: torch.device) -> tuple[Settings, Checkpo
         if "bf16" not in CPU_INFO.read_text():
             logger.warning("--precision bfloat16 takes longer than float32 on this CPU, which can't compute in it")
     dataset = resolve_dataset(settings.dataset, settings.data_dir) if distributed.is_main() else None
-    settings = replace(settings, dataset=distributed.broadcast(dataset))
+    settings = replace(settings, dataset=distributed.broadcast(dataset), jobs=choose_jobs(settings, device))
     with distributed.local_main_first():
         datasets, _, sizes = get_data(
             settings.num_quadrant_inputs[0], settings.batch_size, **settings.data_options()
@@ -95,25 +97,40 @@ def prepare(settings: Settings, device: torch.device) -> tuple[Settings, Checkpo
     return settings, distributed.broadcast(checkpoints)
 
 
-def plan_progress(settings: Settings) -> Progress:
-    """Make the progress display of all settings and seeds."""
-    number = len(settings.seeds) * len(settings.num_quadrant_inputs)
-    epochs = {"baseline": settings.baseline.num_epochs, "CVAE": settings.num_epochs, "evaluation": 1}
-    return Progress({task: number * each for task, each in epochs.items()})
+def choose_jobs(settings: Settings, device: torch.device) -> int:
+    """Return how many settings to run at a time, at most as many as there are.
+
+    Raises:
+        UsageError: they can't be side by side, as several processes share each of them.
+    """
+    if settings.jobs == 1:
+        return 1
+    if launched().world_size > 1:
+        raise UsageError("--jobs is for a single process: leave it out, or start main.py without torchrun")
+    processors = torch.cuda.device_count() if device.type == "cuda" else torch.get_num_threads()
+    return min(settings.jobs or processors, len(list(settings.runs())))
 
 
-def begin_setting(
-    progress: Progress, n: int, seed: int, datasets: dict[str, CVAEMNIST], finished: Path | None
-) -> None:
+def make_forecast(settings: Settings) -> Forecast:
+    """Plan the work of all settings and seeds."""
+    tasks = {"baseline": settings.baseline.num_epochs, "CVAE": settings.num_epochs, "evaluation": 1}
+    return Forecast([run_name(settings, *each) for each in settings.runs()], tasks, settings.jobs or 1)
+
+
+def run_name(settings: Settings, seed: int, n: int) -> str:
+    """Name a setting, and of several seeds also the seed."""
+    return setting_name(n) + (f", seed {seed}" if settings.several_seeds else "")
+
+
+def begin_setting(progress: Progress, datasets: dict[str, CVAEMNIST], finished: Path | None) -> None:
     """Log which setting comes next, on which images and where, or from which file it is loaded if it is finished."""
     device = datasets["train"].original.images.device
-    message = f"{describe_splits(datasets)}, seed {seed}, {device}"
+    message = f"{describe_splits(datasets)}, {device}"
     if distributed.world_size() > 1:
         message += f" x {distributed.world_size()}"
     if finished:
         progress.drop("evaluation", 1)
         message += f"; done before, loaded from {finished}"
-    progress.setting = setting_name(n)
     progress.log(message)
 
 

@@ -75,6 +75,7 @@ class Settings(Experiment):
     num_samples: int = 10
     animate: bool | None = None
     device: str = "auto"
+    jobs: int | None = 1  # None: as many as there are processors
     quiet: bool = False
     debug: bool = False
 

@@ -45,6 +45,15 @@ class Checkpoint:
             checkpoint.settings, checkpoint.parts = dict(stored["settings"]), dict(stored["parts"])
         return checkpoint
 
+    def reload(self) -> None:
+        """Read the file again, if there is one, as another process may have written to it.
+
+        Raises:
+            FileError: it is damaged.
+        """
+        if self.path.exists():
+            self.parts = Checkpoint.load(self.path).parts
+
     def save(self, **parts: Any) -> None:
         """Add or replace parts and write the file."""
         self.parts |= parts

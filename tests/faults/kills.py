@@ -3,16 +3,19 @@
 One half of the kills comes after a random time, the other half at a random step of writing a file.  A run
 is started again after each kill, with the same command, until it has come to its end; then the next one
 begins.  Prints where the kills fell, how many runs came to their end, and how many ended otherwise than the
-run that was left alone: weights, figures, tables, metrics but for the times.
+run that was left alone: weights, figures, tables, metrics but for the times.  With several jobs all kills
+come after a random time, and each must leave no process behind.
 """
 
 import argparse
 import collections
+import math
 import os
 import random
 import signal
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from .runs import SMALL, Child, outcome
@@ -20,7 +23,7 @@ from .runs import SMALL, Child, outcome
 STEPS = ("fsync", "replace", "unlink")  # of writing a file, each before and after it is done
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.faults.kills",
         description=__doc__,
@@ -28,23 +31,30 @@ def main() -> int:
     )
     parser.add_argument("--kills", type=int, default=60, help="how many")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
-    args = parser.parse_args()
+    parser.add_argument("--jobs", type=int, default=1, help="of the runs")
+    args = parser.parse_args(argv)
+    words = [*SMALL, "--jobs", str(args.jobs)]
     chance = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as place:
-        alone = Child([*SMALL, "--output-dir", f"{place}/alone"], Path(place, "alone.log"))
+        alone = Child([*words, "--output-dir", f"{place}/alone"], Path(place, "alone.log"))
         if alone.wait() != 0:
             raise SystemExit(alone.printed())
         seconds = time.monotonic() - alone.start
         expected = outcome(Path(place, "alone"))
         kills: collections.Counter[str] = collections.Counter()
-        runs = mismatches = failures = 0
+        runs = mismatches = failures = left_behind = 0
         while kills.total() < args.kills:
             runs += 1
             folder, log = Path(place, f"run_{runs}"), Path(place, f"run_{runs}.log")
             status = -signal.SIGKILL
             while status == -signal.SIGKILL:
-                more = kills.total() < args.kills
-                status = _one_life(folder, log, chance, seconds, kills, more)
+                writing = 0.5 if args.jobs == 1 else 0.0
+                last = seconds if kills.total() < args.kills else None
+                child, where = _one_life([*words, "--output-dir", str(folder)], log, chance, last, writing)
+                status = child.wait()
+                if status == -signal.SIGKILL:
+                    kills[where] += 1
+                    left_behind += not child.wait_for_others()
             if status != 0:
                 failures += 1
                 print(log.read_text())
@@ -54,37 +64,29 @@ def main() -> int:
     for where, count in sorted(kills.items()):
         print(f"killed {where}: {count}")
     print(
-        f"{kills.total()} kills, {runs} runs, {runs - failures} came to their end, {mismatches} of them with "
-        "another outcome"
+        f"{kills.total()} kills of {args.jobs} at a time, {left_behind} left a process behind; {runs} runs, "
+        f"{runs - failures} came to their end, {mismatches} of them with another outcome"
     )
-    return int(bool(failures or mismatches))
+    return int(bool(failures or mismatches or left_behind))
 
 
 def _one_life(
-    folder: Path,
-    log: Path,
-    chance: random.Random,
-    seconds: float,
-    kills: collections.Counter[str],
-    more: bool,
-) -> int:
-    """Start a run and perhaps kill it; note where it was, and return how it ended."""
-    words = [*SMALL, "--output-dir", str(folder)]
-    if more and chance.random() < 0.5:
+    words: list[str], log: Path, chance: random.Random, seconds: float | None, writing: float
+) -> tuple[Child, str]:
+    """Start a run, kill it within so many seconds or never, and tell where it was.
+
+    With the probability ``writing`` it is killed while it writes a file.
+    """
+    if seconds is not None and chance.random() < writing:
         last = chance.randrange(40)  # few lives are long enough for more
         child = Child(words, log, lambda: _die_at(last))
-        status = child.wait()
-        where = "while a file was written"
-    else:
-        child = Child(words, log)
-        end = child.start + chance.uniform(0, seconds)
-        if more and child.wait_for(lambda: time.monotonic() > end):
-            child.kill()
-        status = child.wait()
-        where = _stage(child.printed())
-    if status == -signal.SIGKILL:
-        kills[where] += 1
-    return status
+        child.wait()
+        return child, "while a file was written"
+    child = Child(words, log)
+    end = child.start + (math.inf if seconds is None else chance.uniform(0, seconds))
+    if child.wait_for(lambda: time.monotonic() > end):
+        child.kill()
+    return child, _stage(child.printed())
 
 
 def _die_at(last: int) -> None:
@@ -115,7 +117,7 @@ def _die_at(last: int) -> None:
 def _stage(printed: str) -> str:
     """Tell from the last line what came next."""
     last = printed.strip().splitlines()[-1] if printed.strip() else ""
-    if "Estimating" in last:
+    if "estimating" in last:
         return "in evaluation or after it"
     if "CVAE" in last:
         return "in training the CVAE"

@@ -1,9 +1,10 @@
-"""Start small runs of the program quickly, each in a process of its own, and compare what they leave."""
+"""Start small runs of the program quickly, each in a process group of its own, and compare what they leave."""
 
 import contextlib
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ SMALL = "--dataset mnist-5k --subset 400 -n 6 -p 2 --num-importance-samples 8 -v
 
 
 class Child:
-    """``main.py`` with a command line, in a copy of this process.
+    """``main.py`` with a command line, in a copy of this process that leads a process group.
 
     Args:
         words: the command line.
@@ -40,6 +41,7 @@ class Child:
         self.status: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
+            os.setpgid(0, 0)
             with open(log, "wb", buffering=0) as file:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
@@ -72,8 +74,25 @@ class Child:
             os.kill(self.pid, signal.SIGKILL)
         return self.wait() == -signal.SIGKILL
 
+    def wait_for_others(self) -> bool:
+        """Wait until the processes that it has started have ended too, and tell whether they did within 20 seconds."""
+        end = time.monotonic() + 20
+        while others := processes_of_group(self.pid):
+            if time.monotonic() > end:
+                print(f"left behind: {others}")
+                return False
+            time.sleep(0.01)
+        return True
+
     def printed(self) -> str:
         return self.log.read_text(errors="replace")
+
+
+def processes_of_group(group: int) -> list[int]:
+    """The processes of a process group that still run."""
+    listed = subprocess.run(["ps", "-eo", "pid=,pgid=,stat="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in listed.splitlines()]
+    return [int(pid) for pid, pgid, state in rows if int(pgid) == group and not state.startswith("Z")]
 
 
 def outcome(folder: Path) -> dict[str, Any]:

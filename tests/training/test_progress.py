@@ -7,10 +7,15 @@ import pytest
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from cvae.training.forecast import Forecast
 from cvae.training.history import History
-from cvae.training.progress import TYPICAL_COST, Progress
+from cvae.training.progress import Progress
 
 ITEMS: Any = [1, 2, 3]
+
+
+def progress_of_five_epochs(setting="", **options):
+    return Progress(setting, Forecast([setting], {"CVAE": 5}), **options)
 
 
 class Terminal(io.StringIO):
@@ -33,8 +38,7 @@ def train(epochs, progress):
 
 
 def test_a_line_for_each_epoch_has_losses_best_and_time_left(caplog):
-    progress = Progress({"CVAE": 5})
-    progress.setting = "1 quadrant"
+    progress = progress_of_five_epochs("1 quadrant")
     with caplog.at_level(logging.INFO, "cvae"):
         train([3.0, 1.0, 2.0], progress)
     assert caplog.messages == [
@@ -45,7 +49,7 @@ def test_a_line_for_each_epoch_has_losses_best_and_time_left(caplog):
         "1 quadrant, CVAE, epoch 3/5: training 12.50, validation 10.00 (reconstruction 8.00 + KL 2.00), best 9.00 "
         "nats/image, 60.0 s, at most 02:00 left",
     ]
-    assert progress.seconds_left() == 0  # the two epochs that were not needed are dropped
+    assert progress.forecast.seconds_left() == 0  # the two epochs that were not needed are dropped
 
 
 def test_without_a_plan_no_time_is_shown_as_left(caplog):
@@ -56,13 +60,19 @@ def test_without_a_plan_no_time_is_shown_as_left(caplog):
 
 
 @pytest.mark.parametrize(
-    "level, terminal, shown", [("INFO", True, True), ("WARNING", True, False), ("INFO", False, False)]
+    "level, terminal, wanted, shown",
+    [
+        ("INFO", True, True, True),
+        ("WARNING", True, True, False),
+        ("INFO", False, True, False),
+        ("INFO", True, False, False),
+    ],
 )
-def test_bar_is_for_terminals_and_not_when_quiet(monkeypatch, caplog, level, terminal, shown):
+def test_bar_is_for_terminals_and_not_when_quiet(monkeypatch, caplog, level, terminal, wanted, shown):
     stream = Terminal() if terminal else io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     with caplog.at_level(level, "cvae"):
-        train([3.0, 1.0], Progress({"CVAE": 5}))
+        train([3.0, 1.0], progress_of_five_epochs(bar=wanted))
     written = stream.getvalue()
     assert ("CVAE, epoch 2/5" in written) == shown
     assert bool(written) == shown
@@ -79,34 +89,17 @@ def test_bar_shows_loss_kl_best_and_time_left(monkeypatch, caplog):
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr("cvae.training.progress.tqdm", UpdatedAtOnce)
     with caplog.at_level(logging.INFO, "cvae"):
-        train([3.0, 1.0], Progress({"CVAE": 5}))
+        train([3.0, 1.0], progress_of_five_epochs())
     assert "loss 12.5, KL 3.0, best 11.0, at most " in stream.getvalue()
 
 
 def test_epochs_of_an_interrupted_run_are_named_and_counted(caplog):
-    progress = Progress({"CVAE": 5})
+    progress = progress_of_five_epochs()
     history = History([{"val": 1.0, "seconds": 30.0}] * 2)
     with caplog.at_level(logging.INFO, "cvae"):
         progress.begin("CVAE", history, 5, finished=False)
         assert caplog.messages == ["CVAE: resumed after epoch 2"]
         assert list(progress.batches(DataLoader(ITEMS))) and progress.title == "CVAE, epoch 3/5"
-        assert progress.seconds_left() == 90
+        assert progress.forecast.seconds_left() == 90
         progress.begin("CVAE", history, 5, finished=True)
     assert len(caplog.messages) == 1
-
-
-def test_what_is_left_takes_as_long_as_such_tasks_have_taken():
-    progress = Progress({"baseline": 3, "CVAE": 4, "evaluation": 2})
-    assert progress.seconds_left() is None
-    progress.record("baseline", 2.0)
-    rest = 2 * TYPICAL_COST["baseline"] + 4 * TYPICAL_COST["CVAE"] + 2 * TYPICAL_COST["evaluation"]
-    assert progress.seconds_left() == pytest.approx(2.0 * rest)
-    progress.record("baseline", 4.0)
-    progress.drop("baseline", 1)
-    progress.record("CVAE", 7.0)
-    progress.record("evaluation", 5.0)
-    assert progress.seconds_left() == pytest.approx(3 * 7.0 + 5.0)
-    progress.record("CVAE", 9.0)
-    progress.drop("CVAE", 2)
-    progress.record("evaluation", 7.0)
-    assert progress.seconds_left() == 0

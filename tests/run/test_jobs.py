@@ -1,0 +1,165 @@
+import io
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import main
+from cvae.run.jobs import run_side_by_side
+from cvae.run.preparation import Checkpoints, make_forecast
+from cvae.run.settings import Settings
+from cvae.storage.checkpoint import Checkpoint
+
+from ..faults.runs import outcome, processes_of_group
+
+ROOT = Path(__file__).parents[2]
+TINY = "--dataset mnist-5k --subset 40 -n 2 -p 2 --num-importance-samples 3 -vi 3 -vs 2".split()
+
+
+def run_all(run_setting, folder, jobs=2, **others):
+    settings = Settings(jobs=jobs, output_dir=folder, num_epochs=2, **others)
+    checkpoints: Checkpoints = {seed: {} for seed in settings.seeds}
+    for seed, n in settings.runs():
+        checkpoints[seed][n] = Checkpoint(folder / f"checkpoint_{seed}_{n}.pt", {"n": n})
+    run_side_by_side(run_setting, settings, checkpoints, make_forecast(settings))
+
+
+# These run in other processes.
+
+
+def train_two_epochs(settings, seed, n, checkpoint, progress, write_tables):
+    for net in ("baseline", "CVAE"):
+        for _ in range(2):
+            progress.record(net, 60.0)
+    progress.log(f"{torch.get_num_threads()} threads, {', '.join(progress.forecast.time_left())}")
+    checkpoint.save(part=[seed, n])
+
+
+def fail_with_two_quadrants(settings, seed, n, *others):
+    if n == 2:
+        raise OSError("the disk is full")
+    train_two_epochs(settings, seed, n, *others)
+
+
+def die_with_two_quadrants(settings, seed, n, *others):
+    if n == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    train_two_epochs(settings, seed, n, *others)
+
+
+def wait_for_ever(settings, seed, n, checkpoint, progress, write_tables):
+    checkpoint.save(part=os.getpid())
+    if n == 1:
+        os.kill(os.getppid() if settings.debug else settings.num_images, signal.SIGINT)
+    time.sleep(600)
+
+
+def saved(folder):
+    return sorted(tuple(Checkpoint.load(path).parts["part"]) for path in folder.glob("*.pt"))
+
+
+def test_threads_are_divided_and_there_is_one_forecast(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "cvae"):
+        run_all(train_two_epochs, tmp_path, seeds=(0, 1), num_quadrant_inputs=(1, 3))
+    threads = max(1, torch.get_num_threads() // 2)
+    runs = [(0, 1), (0, 3), (1, 1), (1, 3)]
+    names = [f"{n} quadrant{'s' * (n > 1)}, seed {seed}" for seed, n in runs]
+    assert sorted(line.split(":")[0] for line in caplog.messages) == sorted(names)
+    assert all(f": {threads} threads, at most " in line for line in caplog.messages)
+    assert any("at most 16:00 left" in line for line in caplog.messages)  # what is left are four evaluations of 240 s
+    assert saved(tmp_path) == runs
+
+
+@pytest.mark.parametrize(
+    "run_setting, reason",
+    [(fail_with_two_quadrants, "the disk is full"), (die_with_two_quadrants, "its process ended with exit status -9")],
+)
+def test_one_that_fails_is_named_once_and_the_others_finish(tmp_path, caplog, run_setting, reason):
+    with pytest.raises(RuntimeError, match="^1 of 3 settings failed, see above: 2 quadrants$"):
+        run_all(run_setting, tmp_path)
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
+        f"2 quadrants: failed, which stops no other setting: {reason}"
+    ]
+    assert saved(tmp_path) == [(0, 1), (0, 3)]
+
+
+def test_interruption_ends_all_and_begins_no_more(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(wait_for_ever, tmp_path, num_images=os.getpid())
+    signal.signal(signal.SIGINT, before)
+    pids = [Checkpoint.load(path).parts["part"] for path in tmp_path.glob("*.pt")]
+    assert 1 <= len(pids) <= 2
+    assert not [pid for pid in pids if Path(f"/proc/{pid}/stat").exists()]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("level, shown", [("INFO", True), ("WARNING", False)])
+def test_terminal_shows_one_bar_with_the_time_left(tmp_path, monkeypatch, caplog, level, shown):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with caplog.at_level(level, "cvae"):
+        run_all(train_two_epochs, tmp_path)
+    assert ("2 settings at a time:" in stream.getvalue() and "at most" in stream.getvalue()) == shown
+    assert bool(caplog.messages) == shown
+
+
+@pytest.fixture(scope="module")
+def side_by_side(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("side_by_side")
+    assert main.main([*TINY, "-nq", "1", "3", "--output-dir", str(folder), "--jobs", "2"]) == 0
+    return folder
+
+
+def test_files_are_those_of_one_after_another(side_by_side, tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 2))
+    assert main.main([*TINY, "-nq", "1", "3", "--output-dir", str(tmp_path), "--jobs", "1"]) == 0
+    torch.set_num_threads(threads)
+    assert outcome(side_by_side) == outcome(tmp_path)
+
+
+@pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGKILL", -9)])
+def test_stopped_run_leaves_no_process_and_goes_on(side_by_side, tmp_path, name, status):
+    words = [sys.executable, "main.py", *TINY, "-nq", "1", "3", "--output-dir", str(tmp_path), "--jobs", "2"]
+    run = subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert run.stdout is not None
+    while "epoch 1" not in (line := run.stdout.readline()):
+        assert line
+    (os.killpg if name == "SIGINT" else os.kill)(run.pid, getattr(signal, name))  # as a terminal does for Ctrl-C
+    errors = run.communicate()[1]
+    assert run.returncode == status
+    if name != "SIGKILL":
+        (message,) = errors.strip().splitlines()
+        assert message == f"main.py: stopped by {name}: the same command resumes after the last finished epoch"
+    end = time.monotonic() + 20
+    while processes_of_group(run.pid) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not processes_of_group(run.pid)
+    if name == "SIGKILL":
+        assert main.main(words[2:]) == 0
+        assert outcome(tmp_path) == outcome(side_by_side)
+
+
+def test_figure_that_can_not_be_written_costs_no_other_setting(side_by_side, tmp_path, capsys):
+    words = [*TINY, "-nq", "1", "3", "--output-dir", str(tmp_path), "--jobs", "2"]
+    for n in (1, 3):
+        (tmp_path / f"checkpoint_q{n}.pt").write_bytes((side_by_side / f"checkpoint_q{n}.pt").read_bytes())
+    (tmp_path / "training_q1.csv").mkdir()
+    assert main.main(words) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "main.py: error: 1 of 2 settings failed, see above: 1 quadrant\n"
+    assert captured.out.count("can't write") == 1 and "training_q1.csv (Is a directory)" in captured.out
+    assert (tmp_path / "results.md").read_bytes() == (side_by_side / "results.md").read_bytes()
