@@ -1,14 +1,17 @@
 """The benchmarks run, and what they compare is the same work; nothing is timed here."""
 
 import re
+import subprocess
 import sys
 
 import pytest
 import torch
 
+from cvae.data import get_data
 from cvae.estimators import baseline_nll, log_weights
+from cvae.run.command_line import parse_args
 
-from .perf import animation, compare, time_to_quality
+from .perf import animation, compare, time_to_table
 from .perf.bare_loop import BareLoop
 from .perf.package import Package
 from .perf.tutorial_way import TutorialWay
@@ -31,22 +34,31 @@ def test_share_of_the_animation_is_told(mnist_dir, monkeypatch, capsys):
     assert re.match(r"frames: \d+\.\d+ s for each epoch, .* %\ngif: .* %\n", capsys.readouterr().out)
 
 
-def test_count_of_the_tutorials_epochs_ends_with_the_quality(mnist_dir, monkeypatch, capsys):
-    monkeypatch.setattr(time_to_quality, "MAX_EPOCHS", 2)
-    monkeypatch.setattr(time_to_quality, "QUALITY", -1)
-    with pytest.raises(SystemExit, match="did not come to -1 in 2 epochs"):
-        time_to_quality.count_epochs(str(mnist_dir), 60)
-    out = capsys.readouterr().out
-    assert "baseline, epoch 2: " in out and "CVAE, epoch 2: " in out
-    monkeypatch.setattr(time_to_quality, "QUALITY", 1e6)
-    assert time_to_quality.count_epochs(str(mnist_dir), 60) == (2, 1)
+def test_tutorials_time_is_that_of_its_epochs(mnist_dir, monkeypatch):
+    monkeypatch.setattr(time_to_table, "timed", lambda epoch: 2.0 if "baseline" in epoch.__name__ else 5.0)
+    monkeypatch.setattr(time_to_table, "FEWEST_AND_MOST", ((1, 1), (10, 100)))
+    assert time_to_table.tutorial(str(mnist_dir), 60) == [3 * 7, 3 * 520]
 
 
-def test_tutorials_time_to_quality_is_that_of_its_epochs(mnist_dir, monkeypatch):
-    monkeypatch.setattr(time_to_quality, "timed", lambda epoch: 2.0 if "baseline" in epoch.__name__ else 5.0)
-    monkeypatch.setattr(time_to_quality, "BASELINE_EPOCHS", 10)
-    monkeypatch.setattr(time_to_quality, "CVAE_EPOCHS", 100)
-    assert time_to_quality.tutorial(str(mnist_dir), 60) == 520
+def test_time_to_the_table_is_that_of_a_whole_command(monkeypatch, tmp_path, capsys):
+    commands = []
+    monkeypatch.setattr(sys, "argv", ["time_to_table", "--data-dir", str(tmp_path), "--jobs", "2"])
+    monkeypatch.setattr(time_to_table, "tutorial", lambda _: [100.0, 200.0])
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command[2:]))
+    time_to_table.main()
+    runs = [parse_args(command) for command in commands]
+    assert [(run.precision, run.jobs) for run in runs] == [("float32", 2), ("bfloat16", 2)]
+    assert all(run.recipe == "quick" for run in runs)
+    assert not any(run.output_dir.exists() for run in runs)  # each starts from nothing
+    assert capsys.readouterr().out.count("times faster") == 2
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_tutorials_way_has_the_same_quadrants(mnist_dir, n):
+    theirs = TutorialWay(str(mnist_dir), 60, n).data["train"][0]
+    ours = get_data(n, 60, dataset="mnist", data_dir=mnist_dir)[0]["train"][0]
+    for key in ("input", "output"):
+        torch.testing.assert_close(theirs[key], ours[key])
 
 
 def test_exponent_of_growth():

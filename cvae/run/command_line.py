@@ -179,6 +179,8 @@ def _folder(text: str) -> Path:
 
 
 def _jobs(text: str) -> int | None:
+    if not text.isdecimal() and text != "auto":
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a whole number")
     return None if text == "auto" else _whole_number(1, MAX_JOBS)(text)
 
 

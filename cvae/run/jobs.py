@@ -8,7 +8,7 @@ import queue
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import replace
 from logging.handlers import QueueHandler
@@ -40,8 +40,8 @@ def run_side_by_side(
 ) -> None:
     """Run every setting with every seed, ``settings.jobs`` of them at a time.
 
-    They have a process each, and share the threads of PyTorch and the GPUs.  One that fails is reported, and does not
-    stop the others.  If this process ends, they all do.
+    They have a process each, and share the threads of PyTorch and the GPUs; the last ones, if they are fewer, have more
+    threads.  One that fails is reported, and does not stop the others.  If this process ends, they all do.
 
     Args:
         run_setting: that of ``main.py``, which runs in the other processes.
@@ -53,7 +53,8 @@ def run_side_by_side(
         RuntimeError: some of them have failed.
     """
     jobs = settings.jobs or 1
-    threads = max(1, torch.get_num_threads() // jobs)
+    runs = list(settings.runs())
+    rest = len(runs) % jobs
     places: queue.SimpleQueue[int] = queue.SimpleQueue()  # the GPU of each process, where there are GPUs
     for place in range(jobs):
         places.put(place)
@@ -66,6 +67,8 @@ def run_side_by_side(
             checkpoint.reload()
             write_tables(settings, seed, checkpoints[seed])
 
+        at_a_time = rest if (seed, n) in runs[len(runs) - rest :] else jobs
+        threads = max(1, torch.get_num_threads() // at_a_time)
         place = places.get()
         try:
             job = settings, seed, n, replace(checkpoint, parts={})
@@ -76,7 +79,7 @@ def run_side_by_side(
     failed = []
     with display.bar, ThreadPoolExecutor(jobs, initializer=_block_interrupts) as executor:
         try:
-            names = {executor.submit(run_in_child, *each): run_name(settings, *each) for each in settings.runs()}
+            names = {executor.submit(run_in_child, *each): run_name(settings, *each) for each in runs}
             pending = set(names)
             while pending:
                 done, pending = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
@@ -143,13 +146,12 @@ class _Children:
         try:
             if self.killed:
                 process.kill()
-            with contextlib.suppress(EOFError, ConnectionResetError):  # when it ends
-                while True:
-                    name, arguments = here.recv()
-                    if name == "fail":
-                        raise RuntimeError(*arguments)
-                    with self.lock:
-                        answer = answers[name](*arguments)
+            for name, arguments in _calls(here):
+                if name == "fail":
+                    raise RuntimeError(*arguments)
+                with self.lock:
+                    answer = answers[name](*arguments)
+                with contextlib.suppress(ConnectionError):
                     here.send(answer)
             process.join()
             if process.exitcode:
@@ -162,6 +164,13 @@ class _Children:
         self.killed = True
         for process in self.processes:
             process.kill()
+
+
+def _calls(connection: Connection) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Return the calls of a process until it ends."""
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            yield connection.recv()
 
 
 def _run_job(

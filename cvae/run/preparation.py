@@ -107,7 +107,7 @@ def choose_jobs(settings: Settings, device: torch.device) -> int:
         return 1
     if launched().world_size > 1:
         raise UsageError("--jobs is for a single process: leave it out, or start main.py without torchrun")
-    processors = torch.cuda.device_count() if device.type == "cuda" else torch.get_num_threads()
+    processors = {"cpu": torch.get_num_threads(), "cuda": torch.cuda.device_count()}.get(device.type, 1)
     return min(settings.jobs or processors, len(list(settings.runs())))
 
 

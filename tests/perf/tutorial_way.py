@@ -55,13 +55,20 @@ class ImageToTensor:
 
 
 class MaskBySlices:
-    """Cut the bottom left quadrant out of the output, and all but it out of the input."""
+    """Cut the known quadrants out of the output, and all others out of the input."""
+
+    def __init__(self, num_quadrant_inputs: int) -> None:
+        self.num = num_quadrant_inputs
 
     def __call__(self, sample: Sample) -> Sample:
         image = sample["original"].squeeze()
         height, width = image.shape
         output = image.detach().clone()
         output[height // 2 :, : width // 2] = -1
+        if self.num >= 2:
+            output[:, : width // 2] = -1
+        if self.num == 3:
+            output[: height // 2, :] = -1
         given = image.clone()
         given[output != -1] = -1
         return {**sample, "input": given, "output": output}
@@ -119,22 +126,20 @@ def masked_bce(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 class TutorialWay:
-    """The tutorial's epochs and table over the first images of MNIST, one known quadrant.
+    """The tutorial's epochs and table over the first images of MNIST.
 
     Args:
         root: folder that holds ``MNIST/raw``.
         images: how many to train on; a sixth as many validate.
-        keep_samples: transform each image once and no more, where time does not matter but the losses do.
+        num_quadrant_inputs: number of known quadrants.
     """
 
-    def __init__(self, root: str, images: int = 60_000, keep_samples: bool = False) -> None:
-        transform = Compose([ImageToTensor(), MaskBySlices()])
+    def __init__(self, root: str, images: int = 60_000, num_quadrant_inputs: int = 1) -> None:
+        transform = Compose([ImageToTensor(), MaskBySlices(num_quadrant_inputs)])
         self.data: dict[str, Any] = {
             "train": Subset(PILQuadrants(root, True, transform), range(images)),
             "val": Subset(PILQuadrants(root, False, transform), range(images // 6)),
         }
-        if keep_samples:
-            self.data = {split: list(data) for split, data in self.data.items()}
         self.loaders = {
             split: DataLoader(data, batch_size=BATCH_SIZE, shuffle=split == "train")
             for split, data in self.data.items()

@@ -108,6 +108,11 @@ def test_baseline_has_its_own_epochs_and_is_not_clipped():
     assert parse_args(["-n", "7"]).baseline.num_epochs == 7
 
 
+@pytest.mark.parametrize("words, jobs", [([], 1), (["--jobs", "3"], 3), (["--jobs", "auto"], None)])
+def test_jobs_are_a_number_or_left_to_the_machine(words, jobs):
+    assert parse_args(words).jobs == jobs
+
+
 COUNTS = {
     "-n": 1,
     "--num-epochs": 1,
@@ -122,6 +127,7 @@ COUNTS = {
     "-vs": 1,
     "--seed": 0,
     "--seeds": 0,
+    "--jobs": 1,
 }
 NUMBERS = ("--val-fraction", "-lr", "--learning-rate", "--weight-decay", "--beta2", "--max-grad-norm")
 CHOICES = (
@@ -132,6 +138,7 @@ CHOICES = (
     "--generation-input",
     "--elbo",
     "--device",
+    "--precision",
 )
 FOLDERS = ("--data-dir", "--output-dir")
 
@@ -151,7 +158,7 @@ def refusal(words, capsys):
 @pytest.mark.parametrize("value", ["least - 1", "-7", "1.5", "nan", "inf", "1e3", "", "many", str(10**30)])
 def test_bad_counts_are_refused(flag, least, value, capsys):
     value = str(least - 1) if value == "least - 1" else value
-    assert re.search("out of range: must be from|is not a whole number", refusal([f"{flag}={value}"], capsys))
+    assert re.search("out of range: must be from|(is not|nor) a whole number", refusal([f"{flag}={value}"], capsys))
 
 
 @pytest.mark.parametrize("flag", NUMBERS)
@@ -194,6 +201,9 @@ def test_missing_values_are_refused(flag, capsys):
         ("-nq 1 1", "-nq 1 1: each may be given once"),
         ("-nq 1 2 3 4", "invalid choice: 4"),
         ("--seeds 0 1 0", "--seeds 0 1 0: each may be given once"),
+        ("--jobs 0", "argument --jobs: 0 is out of range: must be from 1 to 1024"),
+        ("--jobs x", "argument --jobs: 'x' is neither auto nor a whole number"),
+        ("--precision float16", "invalid choice: 'float16' (choose from"),
         ("--cuda --device cpu", "--cuda contradicts --device cpu"),
         ("--colour", "unrecognized arguments: --colour"),
         ("results", "unrecognized arguments: results"),

@@ -66,14 +66,21 @@ def saved(folder):
 
 def test_threads_are_divided_and_there_is_one_forecast(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "cvae"):
-        run_all(train_two_epochs, tmp_path, seeds=(0, 1), num_quadrant_inputs=(1, 3))
-    threads = max(1, torch.get_num_threads() // 2)
-    runs = [(0, 1), (0, 3), (1, 1), (1, 3)]
+        run_all(train_two_epochs, tmp_path, seeds=(0, 1))
+    runs = [(seed, n) for seed in (0, 1) for n in (1, 2, 3)]
     names = [f"{n} quadrant{'s' * (n > 1)}, seed {seed}" for seed, n in runs]
     assert sorted(line.split(":")[0] for line in caplog.messages) == sorted(names)
-    assert all(f": {threads} threads, at most " in line for line in caplog.messages)
-    assert any("at most 16:00 left" in line for line in caplog.messages)  # what is left are four evaluations of 240 s
+    assert all(f": {max(1, torch.get_num_threads() // 2)} threads, at most " in line for line in caplog.messages)
+    assert any("at most 16:00 left" in line for line in caplog.messages)  # six evaluations of 240 s, two at a time
     assert saved(tmp_path) == runs
+
+
+def test_last_one_has_all_threads(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "cvae"):
+        run_all(train_two_epochs, tmp_path)
+    threads = {int(line[0]): int(line.split(": ")[1].split()[0]) for line in caplog.messages}
+    half = max(1, torch.get_num_threads() // 2)
+    assert threads == {1: half, 2: half, 3: torch.get_num_threads()}
 
 
 @pytest.mark.parametrize(
@@ -97,6 +104,16 @@ def test_interruption_ends_all_and_begins_no_more(tmp_path):
     pids = [Checkpoint.load(path).parts["part"] for path in tmp_path.glob("*.pt")]
     assert 1 <= len(pids) <= 2
     assert not [pid for pid in pids if Path(f"/proc/{pid}/stat").exists()]
+
+
+def test_output_that_can_not_be_written_to_ends_all(tmp_path, monkeypatch, caplog):
+    def handle(record):
+        raise BrokenPipeError("nobody reads")
+
+    monkeypatch.setattr(logging.getLogger("cvae"), "handle", handle)
+    with caplog.at_level(logging.INFO, "cvae"), pytest.raises(BrokenPipeError):
+        run_all(train_two_epochs, tmp_path)
+    assert saved(tmp_path) == []
 
 
 class Terminal(io.StringIO):

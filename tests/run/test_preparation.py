@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cvae.errors import UsageError
-from cvae.run.preparation import choose_device, prepare
+from cvae.run.preparation import choose_device, choose_jobs, prepare
 from cvae.run.settings import Settings
 
 CPU = torch.device("cpu")
@@ -27,6 +27,32 @@ def test_each_process_of_a_machine_has_a_gpu(monkeypatch, world_size, expected):
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     assert choose_device("cuda") == torch.device(expected)
     assert chosen == [1] * (expected == "cuda:1")
+
+
+@pytest.mark.parametrize(
+    "jobs, device, seeds, expected",
+    [
+        (1, "cpu", (0, 1), 1),
+        (4, "cpu", (0, 1), 4),
+        (9, "cpu", (0, 1), 6),
+        (None, "cpu", (0,), 2),
+        (None, "cuda", (0, 1), 5),
+        (None, "mps", (0,), 1),
+    ],
+)
+def test_jobs_are_those_asked_for_or_as_many_as_processors(monkeypatch, jobs, device, seeds, expected):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    assert choose_jobs(Settings(jobs=jobs, seeds=seeds), torch.device(device)) == expected
+
+
+@pytest.mark.parametrize("jobs", [2, None])
+def test_jobs_are_refused_with_torchrun(monkeypatch, jobs):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "first", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    assert choose_jobs(Settings(), CPU) == 1
+    with pytest.raises(UsageError, match="^--jobs is for a single process: leave it out, or start main.py without"):
+        choose_jobs(Settings(jobs=jobs), CPU)
 
 
 @pytest.mark.parametrize("name", ["cuda", "mps"])
