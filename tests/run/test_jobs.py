@@ -55,8 +55,9 @@ def die_with_two_quadrants(settings, seed, n, *others):
 
 def wait_for_ever(settings, seed, n, checkpoint, progress, write_tables):
     checkpoint.save(part=os.getpid())
+    os.kill(os.getpid(), signal.SIGINT)  # a terminal sends it to all processes
     if n == 1:
-        os.kill(os.getppid() if settings.debug else settings.num_images, signal.SIGINT)
+        os.kill(settings.num_images, signal.SIGINT)
     time.sleep(600)
 
 
@@ -71,7 +72,8 @@ def test_threads_are_divided_and_there_is_one_forecast(tmp_path, caplog):
     names = [f"{n} quadrant{'s' * (n > 1)}, seed {seed}" for seed, n in runs]
     assert sorted(line.split(":")[0] for line in caplog.messages) == sorted(names)
     assert all(f": {max(1, torch.get_num_threads() // 2)} threads, at most " in line for line in caplog.messages)
-    assert any("at most 16:00 left" in line for line in caplog.messages)  # six evaluations of 240 s, two at a time
+    # What is left are six evaluations, two at a time; each takes 8 baseline epochs of 24 s, by what has been measured.
+    assert any(line.endswith("at most 11:12 left") for line in caplog.messages)
     assert saved(tmp_path) == runs
 
 
@@ -146,28 +148,21 @@ def test_files_are_those_of_one_after_another(side_by_side, tmp_path):
     assert outcome(side_by_side) == outcome(tmp_path)
 
 
-@pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGKILL", -9)])
-def test_stopped_run_leaves_no_process_and_goes_on(side_by_side, tmp_path, name, status):
-    words = [sys.executable, "main.py", *TINY, "-nq", "1", "3", "--output-dir", str(tmp_path), "--jobs", "2"]
-    run = subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+def test_killed_run_leaves_no_process_and_goes_on(side_by_side, tmp_path):
+    words = [*TINY, "-nq", "1", "3", "--output-dir", str(tmp_path), "--jobs", "2"]
+    command = [sys.executable, "main.py", *words]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert run.stdout is not None
     while "epoch 1" not in (line := run.stdout.readline()):
         assert line
-    (os.killpg if name == "SIGINT" else os.kill)(run.pid, getattr(signal, name))  # as a terminal does for Ctrl-C
-    errors = run.communicate()[1]
-    assert run.returncode == status
-    if name != "SIGKILL":
-        (message,) = errors.strip().splitlines()
-        assert message == f"main.py: stopped by {name}: the same command resumes after the last finished epoch"
+    run.kill()
+    run.communicate()
     end = time.monotonic() + 20
     while processes_of_group(run.pid) and time.monotonic() < end:
         time.sleep(0.1)
     assert not processes_of_group(run.pid)
-    if name == "SIGKILL":
-        assert main.main(words[2:]) == 0
-        assert outcome(tmp_path) == outcome(side_by_side)
+    assert main.main(words) == 0
+    assert outcome(tmp_path) == outcome(side_by_side)
 
 
 def test_figure_that_can_not_be_written_costs_no_other_setting(side_by_side, tmp_path, capsys):

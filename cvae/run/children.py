@@ -1,0 +1,116 @@
+"""Child processes that call functions of this process, and end with it."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.connection import Connection
+from typing import Any, NoReturn
+
+from cvae.errors import UsageError
+
+__all__ = ["Children", "Parent", "block_interrupts"]
+
+# A fork server imports the slow packages once for all children; Windows has none.
+METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+PRELOADED = ["torch", "torchvision", "pyro.infer", "pandas", "matplotlib.figure"]
+
+
+class Parent:
+    """The parent process, in a child: what it answers can be called here by name."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            try:
+                self.connection.send((name, arguments))
+                return self.connection.recv()
+            except (EOFError, OSError):  # the parent has ended
+                os._exit(1)
+
+        return call
+
+
+class Children:
+    """Child processes, each looked after by a thread of this process, and all ended at once if need be."""
+
+    def __init__(self) -> None:
+        self.context: Any = multiprocessing.get_context(METHOD)
+        self.processes: list[Any] = []
+        self.killed = False
+        self.lock = threading.Lock()  # one call at a time
+        if METHOD == "forkserver":
+            self.context.set_forkserver_preload(PRELOADED)
+
+    def run(self, function: Callable[..., None], arguments: tuple[Any, ...], answers: Mapping[str, Any]) -> None:
+        """Run a function in a new child and wait for its end.
+
+        Args:
+            function: of a module, called with a :class:`Parent` and the arguments.
+            arguments: can be pickled.
+            answers: functions of this process by name, which the child may call.
+
+        Raises:
+            RuntimeError: the function failed, with the message of its error, or the child was killed.
+        """
+        here, there = self.context.Pipe()
+        child = self.context.Process(target=_begin, args=(there, function, arguments), daemon=True)
+        child.start()
+        there.close()
+        self.processes.append(child)
+        try:
+            if self.killed:
+                child.kill()
+            for name, values in _calls(here):
+                if name == "fail":
+                    raise RuntimeError(*values)
+                with self.lock:
+                    answer = answers[name](*values)
+                with contextlib.suppress(ConnectionError):
+                    here.send(answer)
+            child.join()
+            if child.exitcode:
+                raise RuntimeError(f"its process ended with exit status {child.exitcode}")
+        finally:
+            child.kill()
+
+    def kill(self) -> None:
+        """End all children, also one that is about to begin."""
+        self.killed = True
+        for child in self.processes:
+            child.kill()
+
+
+def _calls(connection: Connection) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Return the calls of a child until it ends."""
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            yield connection.recv()
+
+
+def _begin(connection: Connection, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """Run the function in this process, a child."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
+    parent = Parent(connection)
+    try:
+        function(parent, *arguments)
+    except (OSError, RuntimeError, MemoryError, UsageError) as error:
+        parent.fail(str(error) or type(error).__name__)
+
+
+def _end_with_parent() -> NoReturn:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def block_interrupts() -> None:
+    """Let no fork server that this thread starts be interrupted by Ctrl-C, which a terminal sends to all processes."""
+    if METHOD == "forkserver":
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
