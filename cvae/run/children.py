@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
 from cvae.errors import UsageError
@@ -42,7 +42,7 @@ class Children:
         self.context: Any = multiprocessing.get_context(METHOD)
         self.processes: list[Any] = []
         self.killed = False
-        self.lock = threading.Lock()  # one call at a time
+        self.lock = threading.Lock()
         if METHOD == "forkserver":
             self.context.set_forkserver_preload(PRELOADED)
 
@@ -59,7 +59,8 @@ class Children:
         """
         here, there = self.context.Pipe()
         child = self.context.Process(target=_begin, args=(there, function, arguments), daemon=True)
-        child.start()
+        with self.lock:  # starting one also asks how others have ended, which must not be asked twice at once
+            child.start()
         there.close()
         self.processes.append(child)
         try:
@@ -72,7 +73,9 @@ class Children:
                     answer = answers[name](*values)
                 with contextlib.suppress(ConnectionError):
                     here.send(answer)
-            child.join()
+            wait([child.sentinel])
+            with self.lock:
+                child.join()
             if child.exitcode:
                 raise RuntimeError(f"its process ended with exit status {child.exitcode}")
         finally:
