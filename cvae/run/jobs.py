@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from cvae.run.children import Children, block_interrupts
-from cvae.run.preparation import Checkpoints, run_name
+from cvae.run.preparation import Checkpoints, choose_device, run_name
 from cvae.run.results import write_tables
 from cvae.run.settings import Settings
 from cvae.storage.checkpoint import Checkpoint
@@ -126,7 +126,7 @@ def _run_job(
     """Run a setting in this process, a child."""
     tqdm.set_lock(threading.RLock())  # its usual one is shared by processes, and would outlive this one
     torch.set_num_threads(threads)
-    if torch.cuda.is_available():
+    if choose_device(settings.device).type == "cuda":
         torch.cuda.set_device(place % torch.cuda.device_count())
     logger.addHandler(_Forwarder(parent))
     logger.setLevel(level)
