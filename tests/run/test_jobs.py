@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import main
-from cvae.run.jobs import run_side_by_side
+from cvae.run.jobs import _run_job, run_side_by_side
 from cvae.run.preparation import Checkpoints, make_forecast
 from cvae.run.settings import Settings
 from cvae.storage.checkpoint import Checkpoint
@@ -131,6 +132,20 @@ def test_terminal_shows_one_bar_with_the_time_left(tmp_path, monkeypatch, caplog
         run_all(train_two_epochs, tmp_path)
     assert ("2 settings at a time:" in stream.getvalue() and "at most" in stream.getvalue()) == shown
     assert bool(caplog.messages) == shown
+
+
+def test_gpus_are_divided(tmp_path, monkeypatch):
+    chosen: list[int] = []
+    logger = logging.getLogger("cvae")
+    monkeypatch.setattr("cvae.run.jobs.choose_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(logger, "handlers", [])
+    for device in ("cuda", "cpu"):
+        job = Settings(device=device), 0, 1, Checkpoint(tmp_path / "absent.pt", {}), torch.get_num_threads()
+        for place in range(4):
+            _run_job(SimpleNamespace(write_tables=None), lambda *_: None, *job, place, logger.level)
+    assert chosen == [0, 1, 0, 1]
 
 
 @pytest.fixture(scope="module")
