@@ -6,16 +6,29 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
 from cvae.errors import UsageError
 
-__all__ = ["Children", "Parent", "block_interrupts"]
+__all__ = ["Children", "Parent", "start_fork_server"]
 
-# A fork server imports the slow packages once for all children; Windows has none.
-METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"  # as on Windows
 PRELOADED = ["torch", "torchvision", "pyro.infer", "pandas", "matplotlib.figure"]
+
+
+def start_fork_server() -> None:
+    """Start the process that children are forked from, which imports the slow packages while this one goes on.
+
+    Ctrl-C, which a terminal sends to all processes, does not reach it.
+    """
+    if METHOD == "forkserver":
+        resource_tracker.ensure_running()  # first, as it unblocks the signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        forkserver.set_forkserver_preload(PRELOADED)
+        forkserver.ensure_running()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
 class Parent:
@@ -43,8 +56,6 @@ class Children:
         self.processes: list[Any] = []
         self.killed = False
         self.lock = threading.Lock()
-        if METHOD == "forkserver":
-            self.context.set_forkserver_preload(PRELOADED)
 
     def run(self, function: Callable[..., None], arguments: tuple[Any, ...], answers: Mapping[str, Any]) -> None:
         """Run a function in a new child and wait for its end.
@@ -111,9 +122,3 @@ def _end_with_parent() -> NoReturn:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-def block_interrupts() -> None:
-    """Let no fork server that this thread starts be interrupted by Ctrl-C, which a terminal sends to all processes."""
-    if METHOD == "forkserver":
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])

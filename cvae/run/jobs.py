@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from cvae.run.children import Children, block_interrupts
+from cvae.run.children import Children
 from cvae.run.preparation import Checkpoints, choose_device, run_name
 from cvae.run.results import write_tables
 from cvae.run.settings import Settings
@@ -68,7 +68,7 @@ def run_side_by_side(
             places.put(place)
 
     failed = []
-    with display.bar, ThreadPoolExecutor(jobs, initializer=block_interrupts) as executor:
+    with display.bar, ThreadPoolExecutor(jobs) as executor:
         try:
             names = {executor.submit(run_in_child, *each): run_name(settings, *each) for each in runs}
             pending = set(names)

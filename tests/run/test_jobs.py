@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import main
+from cvae.run.children import start_fork_server
 from cvae.run.jobs import _run_job, run_side_by_side
 from cvae.run.preparation import Checkpoints, make_forecast
 from cvae.run.settings import Settings
@@ -21,6 +22,11 @@ from ..faults.runs import outcome, processes_of_group
 
 ROOT = Path(__file__).parents[2]
 TINY = "--dataset mnist-5k --subset 40 -n 2 -p 2 --num-importance-samples 3 -vi 3 -vs 2".split()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fork_server():
+    start_fork_server()
 
 
 def run_all(run_setting, folder, jobs=2, **others):
