@@ -87,8 +87,10 @@ class Children:
             wait([child.sentinel])
             with self.lock:
                 child.join()
+            if child.exitcode < 0:
+                raise RuntimeError(f"its process was ended by {signal.Signals(-child.exitcode).name}")
             if child.exitcode:
-                raise RuntimeError(f"its process ended with exit status {child.exitcode}")
+                raise RuntimeError("its process failed, see its message")
         finally:
             child.kill()
 

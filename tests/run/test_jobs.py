@@ -60,6 +60,12 @@ def die_with_two_quadrants(settings, seed, n, *others):
     train_two_epochs(settings, seed, n, *others)
 
 
+def fall_over_with_two_quadrants(settings, seed, n, *others):
+    if n == 2:
+        raise ZeroDivisionError("a mistake in the code, whose traceback the process prints")
+    train_two_epochs(settings, seed, n, *others)
+
+
 def wait_for_ever(settings, seed, n, checkpoint, progress, write_tables):
     checkpoint.save(part=os.getpid())
     os.kill(os.getpid(), signal.SIGINT)  # a terminal sends it to all processes
@@ -94,7 +100,11 @@ def test_last_one_has_all_threads(tmp_path, caplog):
 
 @pytest.mark.parametrize(
     "run_setting, reason",
-    [(fail_with_two_quadrants, "the disk is full"), (die_with_two_quadrants, "its process ended with exit status -9")],
+    [
+        (fail_with_two_quadrants, "the disk is full"),
+        (die_with_two_quadrants, "its process was ended by SIGKILL"),
+        (fall_over_with_two_quadrants, "its process failed, see its message"),
+    ],
 )
 def test_one_that_fails_is_named_once_and_the_others_finish(tmp_path, caplog, run_setting, reason):
     with pytest.raises(RuntimeError, match="^1 of 3 settings failed, see above: 2 quadrants$"):
