@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="of the runs")
     args = parser.parse_args(argv)
     words = [*SMALL, "--jobs", str(args.jobs)]
+    if args.jobs > 1:
+        words += ["-n", "40", "-esp", "40"]  # else starting the processes would take most of the time
     chance = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as place:
         alone = Child([*words, "--output-dir", f"{place}/alone"], Path(place, "alone.log"))
