@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cvae.run import console
-from cvae.run.children import start_fork_server
 from cvae.run.command_line import parse_args
 from cvae.run.settings import Settings
 
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 def run(settings: Settings) -> None:
     """Train, evaluate and draw every setting with every seed."""
     if settings.jobs != 1:
+        from cvae.run.children import start_fork_server
+
         start_fork_server()
     # Imported here because PyTorch and Pyro take seconds, which --help should not.
     from cvae.run import output, preparation, results

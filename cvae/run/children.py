@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
@@ -24,6 +23,8 @@ def start_fork_server() -> None:
     Ctrl-C, which a terminal sends to all processes, does not reach it.
     """
     if METHOD == "forkserver":
+        from multiprocessing import forkserver, resource_tracker
+
         resource_tracker.ensure_running()  # first, as it unblocks the signal
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         forkserver.set_forkserver_preload(PRELOADED)
