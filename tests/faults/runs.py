@@ -76,19 +76,24 @@ class Child:
 
     def wait_for_others(self) -> bool:
         """Wait until the processes that it has started have ended too, and tell whether they did within 20 seconds."""
-        end = time.monotonic() + 20
-        while others := processes_of_group(self.pid):
-            if time.monotonic() > end:
-                print(f"left behind: {others}")
-                return False
-            time.sleep(0.01)
-        return True
+        return end_of_group(self.pid)
 
     def printed(self) -> str:
         return self.log.read_text(errors="replace")
 
 
-def processes_of_group(group: int) -> list[int]:
+def end_of_group(group: int) -> bool:
+    """Wait until no process of a process group runs any more, and tell whether it came to that within 20 seconds."""
+    end = time.monotonic() + 20
+    while others := _processes_of_group(group):
+        if time.monotonic() > end:
+            print(f"left behind: {others}")
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _processes_of_group(group: int) -> list[int]:
     """The processes of a process group that still run."""
     listed = subprocess.run(["ps", "-eo", "pid=,pgid=,stat="], capture_output=True, text=True, check=True).stdout
     rows = [line.split() for line in listed.splitlines()]

@@ -37,13 +37,12 @@ def main() -> None:
             print(f"--precision {precision} --jobs {jobs}: {ours:.0f} s, {ratios} times faster", flush=True)
 
 
-def package(data_dir: str, *choices: str) -> None:
-    """Run ``main.py`` with a precision and a number of jobs."""
-    flags = [word for pair in zip(("--precision", "--jobs"), choices) for word in pair]
+def package(data_dir: str, precision: str, jobs: str) -> None:
+    """Run the whole of ``main.py`` in a folder of its own."""
     with tempfile.TemporaryDirectory() as output_dir:
-        command = [sys.executable, "main.py", "--recipe", "quick", "--dataset", "mnist", "--quiet", *flags]
-        paths = ["--data-dir", data_dir, "--output-dir", output_dir]
-        subprocess.run([*command, *paths], cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL, check=True)
+        command = [sys.executable, "main.py", "--recipe", "quick", "--precision", precision, "--jobs", jobs, "--quiet"]
+        images = ["--dataset", "mnist", "--data-dir", data_dir, "--output-dir", output_dir]
+        subprocess.run([*command, *images], cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL, check=True)
 
 
 def tutorial(data_dir: str, images: int = 60_000) -> list[float]:

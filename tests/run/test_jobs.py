@@ -1,4 +1,3 @@
-import io
 import logging
 import os
 import signal
@@ -18,7 +17,8 @@ from cvae.run.preparation import Checkpoints, make_forecast
 from cvae.run.settings import Settings
 from cvae.storage.checkpoint import Checkpoint
 
-from ..faults.runs import outcome, processes_of_group
+from ..faults.runs import end_of_group, outcome
+from ..training.test_progress import Terminal
 
 ROOT = Path(__file__).parents[2]
 TINY = "--dataset mnist-5k --subset 40 -n 2 -p 2 --num-importance-samples 3 -vi 3 -vs 2".split()
@@ -135,11 +135,6 @@ def test_output_that_can_not_be_written_to_ends_all(tmp_path, monkeypatch, caplo
     assert saved(tmp_path) == []
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 @pytest.mark.parametrize("level, shown", [("INFO", True), ("WARNING", False)])
 def test_terminal_shows_one_bar_with_the_time_left(tmp_path, monkeypatch, caplog, level, shown):
     stream = Terminal()
@@ -188,10 +183,7 @@ def test_killed_run_leaves_no_process_and_goes_on(side_by_side, tmp_path):
         assert line
     run.kill()
     run.communicate()
-    end = time.monotonic() + 20
-    while processes_of_group(run.pid) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not processes_of_group(run.pid)
+    assert end_of_group(run.pid)
     assert main.main(words) == 0
     assert outcome(tmp_path) == outcome(side_by_side)
 
