@@ -6,6 +6,7 @@ from itertools import compress
 import torch
 from torch import Tensor
 
+from cvae.baseline import is_missing
 from cvae.data import CVAEMNIST, Sample
 
 __all__ = ["choose_inputs"]
@@ -51,7 +52,7 @@ def choose_inputs(training: CVAEMNIST, images: CVAEMNIST, num_ambiguous: int) ->
 
 def _label_fractions(training: Sample, candidates: Sample) -> tuple[Tensor, Tensor]:
     """Return what fraction of each candidate's neighbours has each label, and the index of its own label."""
-    known = candidates["input"][0] == candidates["original"][0].squeeze()
+    known = ~is_missing(candidates["input"][0])
     # Whole numbers in double precision are exact: the choice is the same wherever it is made.
     near, far = (
         (sample["original"].squeeze(-3)[:, known].cpu() * 255).round().double()

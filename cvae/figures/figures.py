@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from cvae.baseline import is_missing
 from cvae.data import CVAEMNIST, setting_name
 from cvae.evaluate import Evaluation, draw_samples, with_error
 from cvae.figures.animation import Animation, encode_gif, encode_mp4
@@ -133,8 +134,7 @@ def make_training_figure(table: pd.DataFrame, settings: Settings, n: int, seed: 
 
 def _truth_and_known(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Return the whole images, shape (images, h, w), and which pixels are known, shape (h, w)."""
-    truth = batch["original"].squeeze(-3)
-    return truth, batch["input"][0] == truth[0]
+    return batch["original"].squeeze(-3), ~is_missing(batch["input"][0])
 
 
 def _save(path: Path, figure: Figure) -> None:

@@ -4,6 +4,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from cvae.baseline import is_missing
 from cvae.data import MaskImages, setting_name
 from cvae.figures.sheet import GAP, Sheet
 
@@ -26,7 +27,7 @@ def plot_problem(truth: Tensor) -> Figure:
     sheet = Sheet(truth.shape[1:])
     columns: list[tuple[str, int, Tensor, Tensor | None]] = [("image", 0, truth, None)]
     for n in (1, 2, 3):
-        known = MaskImages(n)({"original": truth[0]})["input"] == truth[0]
+        known = ~is_missing(MaskImages(n)({"original": truth[0]})["input"])
         middle = n * (2 * sheet.across + GROUP_GAP)
         sheet.write(setting_name(n), HEADING / 2, middle - GAP / 2)
         columns.append(("given", middle - sheet.across, truth.masked_fill(~known, torch.nan), known))
