@@ -41,7 +41,7 @@ def training_table(histories: dict[str, History]) -> pd.DataFrame:
     return pd.DataFrame(
         {"net": net, "epoch": number}
         | {column: epoch.get(key) for key, column in COLUMNS.items()}
-        | {"kept": number == history.best_epoch}
+        | {"best": number == history.best_epoch}
         for net, history in histories.items()
         for number, epoch in enumerate(history.epochs, 1)
     )
@@ -65,7 +65,7 @@ def plot_training(table: pd.DataFrame, title: str, references: dict[str, float] 
     ]
     for axes, (net, name, keys) in zip(figure.subplots(1, len(panels)), panels):
         rows = table[table["net"] == net].set_index("epoch")
-        best = rows[rows["kept"]]
+        best = rows[rows["best"]]
         axes.set_title(name, fontsize=9)
         marker = "o" if len(rows) == 1 else None
         for key in keys:
@@ -73,7 +73,7 @@ def plot_training(table: pd.DataFrame, title: str, references: dict[str, float] 
         if "val" in keys and references:
             axes.axhline(references[net], label=f"tutorial: {references[net]:.1f}", **REFERENCE)
         for number, key in enumerate(key for key in keys if key != "train"):
-            label = None if number else f"kept: epoch {best.index[0]}"  # once in the legend
+            label = None if number else f"best: epoch {best.index[0]}"  # once in the legend
             axes.plot(best[COLUMNS[key]], "o", label=label, **BEST)
         axes.legend(fontsize=7, frameon=False)
         style_axes(axes)

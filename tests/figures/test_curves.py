@@ -30,7 +30,7 @@ def test_table_has_every_epoch_and_marks_the_best_one():
     assert list(zip(table["net"], table["epoch"])) == [("baseline", e) for e in (1, 2, 3)] + [
         ("CVAE", e) for e in (1, 2, 3, 4)
     ]
-    assert table["kept"].tolist() == [False, True, False, False, False, True, False]
+    assert table["best"].tolist() == [False, True, False, False, False, True, False]
     losses = table[[name for name in table if "nats per image" in name]]
     cvae = losses[table["net"] == "CVAE"]
     assert len(losses.columns) == 4
@@ -46,7 +46,7 @@ def test_figure_shows_the_losses_and_the_references(references):
     picture, renderer = drawn(figure)
     baseline, bound, terms = figure.axes
     curve = {line.get_label(): losses_of(line) for line in bound.lines}
-    assert curve["validation loss"] == [7.0, 5.0, 4.5, 5.5] and curve["kept: epoch 3"] == [4.5]
+    assert curve["validation loss"] == [7.0, 5.0, 4.5, 5.5] and curve["best: epoch 3"] == [4.5]
     shown = [losses_of(line) for line in terms.lines]
     assert all(losses in shown for losses in ([4.0] * 4, [3.0, 1.0, 0.5, 1.5], [4.0], [0.5]))
     for axes, name in ((baseline, "baseline"), (bound, "CVAE")):

@@ -1,7 +1,7 @@
 """The tutorial's way of doing it, as a reference for speed: one image at a time, one tensor at a time.
 
 Per-image PIL transforms and default collation, boolean-mask indexing, ``Trace_ELBO``, Pyro's Adam with an
-optimiser for each tensor, the baseline's guess computed anew at every step, and a table made at batch 32
+optimizer for each tensor, the baseline's prediction computed anew at every step, and a table made at batch 32
 with autograd on.  The two places where the tutorial's code no longer runs are mended as lightly as can be:
 masked targets are set to zero before the loss, and the likelihood does not check its values.
 """
