@@ -7,16 +7,17 @@ from functools import partial
 import pyro
 import torch
 from pyro.infer.enum import get_importance_trace
+from pyro.poutine import Trace
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Independent, kl_divergence
 from torch.utils.data import Dataset
 
 from cvae.baseline import BaselineNet, missing_pixel_nll
 from cvae.images.loader import make_loader
 from cvae.model import CVAE
 
-__all__ = ["baseline_nll", "effective_sample_size", "estimate_cll", "importance_sampling", "kl_per_latent"]
-__all__ += ["log_weights", "monte_carlo"]
+__all__ = ["baseline_nll", "effective_sample_size", "estimate_cll", "importance_sampling", "kl_divergences"]
+__all__ += ["kl_per_latent", "log_weights", "monte_carlo"]
 
 Batch = dict[str, Tensor]
 
@@ -49,13 +50,40 @@ def log_weights(
     Returns:
         Weights in nats, shape (num_particles, batch).
     """
-    particles = pyro.plate("particles", num_particles, dim=-2)
-    model = particles(partial(cvae.model, xs, ys, y_hat))
-    guide = particles(partial(cvae.guide, xs, ys if proposal == "recognition" else None, y_hat))
-    with torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        model_trace, guide_trace = get_importance_trace("flat", 2, model, guide, (), {})
+    model_trace, guide_trace = _traces(cvae, xs, ys, y_hat, num_particles=num_particles, proposal=proposal)
     p, r = model_trace.nodes, guide_trace.nodes
     return p["y"]["log_prob"] + p["z"]["log_prob"] - r["z"]["log_prob"]
+
+
+def _traces(
+    cvae: CVAE, xs: Tensor, ys: Tensor, y_hat: Tensor | None, *, num_particles: int, proposal: str = "recognition"
+) -> tuple[Trace, Trace]:
+    """Run the proposal, and the model with its samples; return the traces of both, the model's first."""
+    cached = [] if y_hat is None else [y_hat]
+    particles = pyro.plate("particles", num_particles, dim=-2)
+    model = particles(partial(cvae.model, xs, ys, *cached))
+    guide = particles(partial(cvae.guide, xs, ys if proposal == "recognition" else None, *cached))
+    with torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
+        return get_importance_trace("flat", 2, model, guide, (), {})
+
+
+def kl_divergences(model: Trace, guide: Trace) -> Tensor:
+    r"""KL(q(z|x,y) || p(z|x)), from the distributions of z in the traces of the model and of the guide.
+
+    It is in closed form where PyTorch knows one, and of each latent by itself where both distributions are independent
+    in each.  Elsewhere it is estimated without bias by the samples of the traces, :math:`\log q(z|x,y) - \log p(z|x)`.
+
+    Returns:
+        Nats, shape (*particles, batch, latents); there is a single column where the latents can't be told apart.
+    """
+    q, p = guide.nodes["z"], model.nodes["z"]
+    try:
+        if isinstance(q["fn"], Independent) and isinstance(p["fn"], Independent):
+            return kl_divergence(q["fn"].base_dist, p["fn"].base_dist)
+        return kl_divergence(q["fn"], p["fn"]).unsqueeze(-1)
+    except NotImplementedError:
+        z = q["value"]
+        return (q["fn"].log_prob(z) - p["fn"].log_prob(z)).unsqueeze(-1)
 
 
 def monte_carlo(weights: Tensor) -> Tensor:
@@ -86,12 +114,12 @@ def effective_sample_size(weights: Tensor) -> Tensor:
 
 @torch.no_grad()
 def kl_per_latent(cvae: CVAE, dataset: Dataset) -> Tensor:
-    """Compute KL(q(z|x,y) || p(z|x)) of every image and latent: shape (z_dim, N), float64 on the CPU, in nats."""
+    """Compute :func:`kl_divergences` of every image: shape (latents, N), float64 on the CPU, in nats."""
 
     def kl(batch: Batch) -> Tensor:
-        xs = batch["input"]
-        y_hat = batch["y_hat"] if "y_hat" in batch else cvae.baseline_predictions(xs)
-        return kl_divergence(Normal(*cvae.recognition_net(xs, batch["output"])), Normal(*cvae.prior_net(xs, y_hat))).t()
+        arguments = batch["input"], batch["output"], batch.get("y_hat")
+        model, guide = _traces(cvae, *arguments, num_particles=1)
+        return kl_divergences(model, guide).squeeze(0).t()
 
     return _for_all_images(kl, dataset, ROWS_AT_ONCE)
 

@@ -90,7 +90,8 @@ def evaluate(
     Returns:
         In its rows, ``Performance gap`` is baseline minus Monte Carlo, with the standard error of the
         differences image by image; ``KL`` and ``Reconstruction`` add up to Monte Carlo.  A latent is active
-        if its KL is over 0.01 nats on average; the worst percentile is the one that 1 % of images lie below.
+        if its KL is over 0.01 nats on average; there is no such row where only the KL of all latents together is
+        known.  The worst percentile is the one that 1 % of images lie below.
     """
 
     def with_sample_size(weights: Tensor) -> Tensor:
@@ -105,6 +106,7 @@ def evaluate(
     )
     latents = _gathered(kl_per_latent(cvae, portion))  # (latents, images)
     kl = latents.sum(0)
+    num_active = float((latents.mean(1) > MIN_KL_OF_ACTIVE_LATENT).sum())
     missing = len(missing_pixel_indices(dataset[:1]["input"]))
     return Evaluation(
         rows={
@@ -120,7 +122,7 @@ def evaluate(
             "Performance gap per pixel": Estimate.over((baseline - elbo) / missing, num_particles),
             "Effective sample size, median": sample_sizes.median().item(),
             "Effective sample size, worst percentile": sample_sizes.quantile(0.01).item(),
-            "Active latents": (latents.mean(1) > MIN_KL_OF_ACTIVE_LATENT).sum().double().item(),
+            **({} if len(latents) == 1 else {"Active latents": num_active}),
         },
     )
 

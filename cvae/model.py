@@ -6,6 +6,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from pyro.infer.util import is_validation_enabled
+from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -129,25 +130,28 @@ class GreyBernoulli(dist.Bernoulli):
         return value * self.logits - F.softplus(self.logits)
 
 
-class CVAE(nn.Module):
+class CVAE(PyroModule):
     r"""Conditional variational auto-encoder on top of a trained baseline.
 
     .. math:: p(y|x) = \int p(y|x, z) \, p(z|x, \hat y(x)) \, dz
 
     Sohn, Lee, Yan (2015), section 4, where :math:`\hat y` is the baseline's prediction.  By default, as in the
-    tutorial, the generation network sees x through z alone.  The baseline is never trained here.
+    tutorial, the generation network sees x through z alone.  The baseline is frozen: it is never trained here, and
+    always predicts in evaluation mode.
 
     The networks are attributes that can be replaced.  ``prior_net`` and ``recognition_net`` map images with missing
     pixels and values for these to mean and standard deviation of z, like :class:`Encoder`.  ``generation_net`` maps
     z of shape (*particles, batch, z_dim) to probabilities of all pixels, shape (*particles, batch, num_pixels), and
-    with ``generation_input="xz"`` it is called with the known pixels too, like :class:`Decoder`.
+    with ``generation_input="xz"`` it is called with the known pixels too, like :class:`Decoder`.  Every parameter of
+    the CVAE that is not the baseline's is trained and saved: further modules, and ``nn.Parameter`` or ``PyroParam``
+    attributes, too.
 
     Args:
         z_dim: number of latent variables.
         hidden_1: units of the first hidden layer of each network.
         hidden_2: units of the second hidden layer of each network.
-        pre_trained_baseline_net: the trained baseline; without one, a new net that waits for
-            ``load_state_dict``.
+        pre_trained_baseline_net: the trained baseline, whose parameters are frozen; without one, a new net that
+            waits for ``load_state_dict``.
         masked_with: value of missing pixels in the images that the baseline was trained with, outside [0, 1].
             Only :class:`cvae.trained.TrainedCVAE` needs it: to the model, every such value means a missing pixel.
         activation: of the hidden layers, one of ``cvae.choices.ACTIVATIONS``; the baseline's own stay ReLU.
@@ -176,17 +180,29 @@ class CVAE(nn.Module):
             raise ValueError(f"masked_with must lie outside [0, 1], where pixels are, not at {masked_with}")
         if pre_trained_baseline_net is None:
             pre_trained_baseline_net = BaselineNet(hidden_1, hidden_2, num_pixels)
-        self.baseline_net = pre_trained_baseline_net
+        self.baseline_net = pre_trained_baseline_net.requires_grad_(False).eval()
         self.prior_net = Encoder(z_dim, hidden_1, hidden_2, activation, num_pixels)
         self.generation_net = Decoder(z_dim, hidden_1, hidden_2, activation, generation_input, num_pixels)
         self.recognition_net = Encoder(z_dim, hidden_1, hidden_2, activation, num_pixels)
         self.generation_input = generation_input
         self.masked_with = masked_with
 
+    def train(self, mode: bool = True) -> "CVAE":
+        """Set the mode of all networks but the baseline."""
+        super().train(mode)
+        self.baseline_net.eval()
+        return self
+
     @torch.no_grad()
     def baseline_predictions(self, xs: Tensor) -> Tensor:
         """Return the baseline's predictions, in the shape of ``xs``; no gradient reaches the baseline."""
         return self.baseline_net(xs).view(xs.shape)
+
+    def register_parameters(self) -> None:
+        """Tell Pyro of all parameters that are not frozen, as the baseline's are; called within a model."""
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                pyro.param(name, parameter)
 
     def model(self, xs: Tensor, ys: Tensor | None = None, y_hat: Tensor | None = None) -> Tensor | None:
         """Draw z from the prior network and score, or predict, the missing pixels.
@@ -205,8 +221,7 @@ class CVAE(nn.Module):
         Raises:
             ValueError: with ``ys`` and Pyro's validation on, its default: some images lack other pixels.
         """
-        pyro.module("prior_net", self.prior_net)
-        pyro.module("generation_net", self.generation_net)
+        self.register_parameters()
         with pyro.plate("data", xs.shape[0], dim=-1):
             prior = self.prior_net(xs, self.baseline_predictions(xs) if y_hat is None else y_hat)
             zs = pyro.sample("z", dist.Normal(*prior).to_event(1))
@@ -234,9 +249,7 @@ class CVAE(nn.Module):
         """
         with pyro.plate("data", xs.shape[0], dim=-1):
             if ys is None:
-                pyro.module("prior_net", self.prior_net)
                 loc, scale = self.prior_net(xs, self.baseline_predictions(xs) if y_hat is None else y_hat)
             else:
-                pyro.module("recognition_net", self.recognition_net)
                 loc, scale = self.recognition_net(xs, ys)
             pyro.sample("z", dist.Normal(loc, scale).to_event(1))

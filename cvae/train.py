@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pyro
 import torch
 import torch.nn as nn
+from pyro import poutine
 from pyro.infer import ELBO, SVI, TraceMeanField_ELBO
-from pyro.infer.enum import get_importance_trace
 from torch import Tensor
-from torch.distributions import kl_divergence
 from torch.utils.data import DataLoader
 
 from cvae.baseline import BaselineNet, missing_pixel_nll
+from cvae.estimators import kl_divergences
 from cvae.model import CVAE
 from cvae.storage.checkpoint import Checkpoint
 from cvae.training.history import History
@@ -24,7 +25,7 @@ from cvae.training.state import TrainingState
 
 __all__ = ["EarlyStopping", "train_baseline", "train_cvae"]
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def train_baseline(
     Minimises ``MaskedBCELoss`` by computing only the pixels that it scores, the missing ones.
 
     Args:
-        net: trained in place.
+        net: trained in place, all of its parameters.
         dataloaders: keyed ``"train"`` and ``"val"``, of samples with ``input`` and ``output``.
         settings: number of epochs, learning rate and the like.
         checkpoint: where each epoch is saved, and where an interrupted run is resumed from.
@@ -69,7 +70,7 @@ def train_baseline(
         FileError: the checkpoint does not fit.
         OSError: the checkpoint can't be written.
     """
-    optimizer = Optimizer(net.parameters(), settings, steps_per_epoch=len(dataloaders["train"]))
+    optimizer = _make_optimizer(net.requires_grad_(True), settings, dataloaders)
 
     def step(batch: Batch) -> Tensor:
         with _autocast(settings, net):
@@ -95,7 +96,7 @@ def train_cvae(
     progress: Progress | None = None,
     snapshot: Callable[[int], Tensor] | None = None,
 ) -> History:
-    r"""Train prior, recognition and generation networks by stochastic variational inference.
+    r"""Train all parameters of a CVAE but the frozen baseline's, by stochastic variational inference.
 
     Minimises the negative evidence lower bound with one particle,
 
@@ -108,39 +109,51 @@ def train_cvae(
         cvae: trained in place.
         dataloaders: as for :func:`train_baseline`; samples hold ``y_hat`` if the baseline's predictions are cached.
         elbo: Pyro's estimate of the bound, by default ``TraceMeanField_ELBO()`` with the KL term in closed form.
-            Validation always has it in closed form.
+            Validation and early stopping have the same estimate.
         snapshot: called with the number of each epoch after it; what it returns is saved in the history.
+
+    Raises:
+        TrainingError: model or guide has a parameter that the CVAE does not own, such as a bare ``pyro.param``.
 
     Other arguments, results and errors are those of :func:`train_baseline`.
     """
-    nets = nn.ModuleList([cvae.prior_net, cvae.recognition_net, cvae.generation_net])
-    optimizer = Optimizer(nets.parameters(), settings, steps_per_epoch=len(dataloaders["train"]))
-    model, guide = (_autocast(settings, nets)(each) for each in (cvae.model, cvae.guide))
-    svi = SVI(model, guide, optimizer, loss=elbo or TraceMeanField_ELBO())
+    elbo = elbo or TraceMeanField_ELBO()
+    cvae.baseline_net.requires_grad_(False)
+    optimizer = _make_optimizer(cvae, settings, dataloaders)
+    model, guide = (_autocast(settings, cvae)(each) for each in (cvae.model, cvae.guide))
+    svi = SVI(model, guide, optimizer, loss=elbo)
 
     def step(batch: Batch) -> float:
-        return svi.step(batch["input"], batch["output"], batch.get("y_hat"))
+        return svi.step(*_inputs(batch))
 
     def validate(batch: Batch) -> Batch:
-        reconstruction, kl = _elbo_terms(cvae, batch)
-        return {"val": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
+        traced_model, traced_guide = poutine.trace(cvae.model), poutine.trace(cvae.guide)
+        loss = elbo.loss(traced_model, traced_guide, *_inputs(batch))
+        kl = kl_divergences(traced_model.trace, traced_guide.trace).sum(-1)
+        kl = kl.reshape(-1, len(batch["input"])).mean(0).sum().item()
+        return {"val": loss, "reconstruction": loss - kl, "kl": kl}
 
-    state = TrainingState(nets, optimizer, EarlyStopping(settings.early_stop_patience), settings.num_epochs)
+    state = TrainingState(cvae, optimizer, EarlyStopping(settings.early_stop_patience), settings.num_epochs)
     # The scope keeps these parameters apart from those of any other model.  Without Pyro's own checks a
     # loss that is not finite reaches ours.
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
         return fit("CVAE", state, step, validate, dataloaders, checkpoint, progress, snapshot)
 
 
+def _make_optimizer(
+    net: nn.Module, settings: TrainingSettings, dataloaders: dict[str, DataLoader]
+) -> Optimizer:
+    """Make the optimizer of all parameters that are not frozen."""
+    parameters = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
+    return Optimizer(parameters, settings, steps_per_epoch=len(dataloaders["train"]))
+
+
+def _inputs(batch: Batch) -> list[Tensor]:
+    """Return the arguments of model and guide: the baseline's predictions only if they are cached."""
+    return [batch[name] for name in ("input", "output", "y_hat") if name in batch]
+
+
 def _autocast(settings: TrainingSettings, net: nn.Module) -> torch.autocast:
     """Compute matrix products in the precision of the settings."""
     device = next(net.parameters()).device.type
     return torch.autocast(device, getattr(torch, settings.precision), enabled=settings.precision != "float32")
-
-
-def _elbo_terms(cvae: CVAE, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Reconstruction and KL terms of the negative ELBO, summed over a batch, in nats."""
-    args = (batch["input"], batch["output"], batch.get("y_hat"))
-    model, guide = get_importance_trace("flat", 1, cvae.model, cvae.guide, args, {})
-    kl = kl_divergence(guide.nodes["z"]["fn"], model.nodes["z"]["fn"])
-    return -model.nodes["y"]["log_prob_sum"], kl.sum()

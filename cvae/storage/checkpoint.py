@@ -13,7 +13,7 @@ from cvae.storage.files import atomic_write, read_tensors
 
 __all__ = ["Checkpoint"]
 
-FORMAT = 5  # goes up when older files can no longer be resumed
+FORMAT = 6  # goes up when older files can no longer be resumed
 
 
 @dataclass

@@ -28,7 +28,7 @@ def fit(
     name: str,
     state: TrainingState,
     step: Callable[[Batch], Tensor | float],
-    validate: Callable[[Batch], dict[str, Tensor]],
+    validate: Callable[[Batch], dict[str, Tensor | float]],
     dataloaders: dict[str, DataLoader],
     checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
@@ -99,13 +99,13 @@ def _train_epoch(
 
 @torch.no_grad()
 def _validate_epoch(
-    state: TrainingState, validate: Callable[[Batch], dict[str, Tensor]], loader: DataLoader
+    state: TrainingState, validate: Callable[[Batch], dict[str, Tensor | float]], loader: DataLoader
 ) -> dict[str, float]:
     state.net.eval()
     totals: dict[str, float] = defaultdict(float)
     for losses, images in [(validate(batch), len(batch["input"])) for batch in loader]:
         for name, loss in losses.items():
-            totals[name] += loss.item()
+            totals[name] += float(loss)
         totals["images"] += images
     return _means(totals)
 

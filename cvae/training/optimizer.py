@@ -1,16 +1,18 @@
 """The optimizer of both nets, which Pyro's ``SVI`` can step."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 import torch.nn as nn
+from pyro import get_param_store
 from pyro.optim import PyroOptim
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
+from cvae.errors import TrainingError
 from cvae.training import distributed
 from cvae.training.settings import TrainingSettings
 
@@ -24,7 +26,7 @@ class Optimizer(PyroOptim):
     all of them together.  With several processes, gradients are summed over them before the step.
 
     Args:
-        parameters: of the nets to train.
+        parameters: of the net to train, by name.
         settings: learning rate, schedule and the like.
         steps_per_epoch: number of training batches.
 
@@ -32,9 +34,11 @@ class Optimizer(PyroOptim):
         images_in_batch: number of images that the next step's loss is summed over.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], settings: TrainingSettings, steps_per_epoch: int) -> None:
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], settings: TrainingSettings, steps_per_epoch: int
+    ) -> None:
         super().__init__(AdamW, {})
-        self.parameters = list(parameters)
+        self.names, self.parameters = list(parameters), list(parameters.values())
         self.steps_per_epoch = steps_per_epoch
         self.max_grad_norm = settings.max_grad_norm
         self.images_in_batch = 1
@@ -45,7 +49,20 @@ class Optimizer(PyroOptim):
             self.lr_scheduler = OneCycleLR(self.adamw, lr, epochs=settings.num_epochs, steps_per_epoch=steps_per_epoch)
 
     def __call__(self, params: Iterable[Any] = (), *args: Any, **kwargs: Any) -> None:
-        """Step all parameters; ``SVI`` passes those that it found in model and guide, which are the same."""
+        """Step all parameters.
+
+        Args:
+            params: those that ``SVI`` found in model and guide.
+
+        Raises:
+            TrainingError: one of them is none of this optimizer's, as a bare ``pyro.param`` is.
+        """
+        own = set(map(id, self.parameters))
+        for param in params:
+            if id(param) not in own:
+                name = get_param_store().param_name(param)
+                advice = "make it an attribute of the CVAE, an nn.Parameter or a PyroParam"
+                raise TrainingError(f"the parameter {name!r} would be neither trained nor saved: {advice}")
         distributed.sum_gradients(self.parameters)
         if self.max_grad_norm < math.inf:
             clip_grad_norm_(self.parameters, self.max_grad_norm * self.images_in_batch)
@@ -54,19 +71,25 @@ class Optimizer(PyroOptim):
         self.lr_scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of optimizer and scheduler."""
-        return {"optimizer": self.adamw.state_dict(), "lr_scheduler": self.lr_scheduler.state_dict()}
+        """Return the states of optimizer and scheduler, with the moments by the name of their parameter."""
+        adamw = self.adamw.state_dict()
+        (group,) = adamw["param_groups"]
+        moments = {self.names[position]: each for position, each in adamw["state"].items()}
+        optimizer = {"moments": moments, **{key: value for key, value in group.items() if key != "params"}}
+        return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler.state_dict()}
 
     def full_state_dict(self) -> dict[str, Any]:
         """Return what :meth:`state_dict` returns after a step, when each parameter has its moments."""
         state = self.state_dict()
-        state["optimizer"]["state"] = {
-            index: {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
-            for index, parameter in enumerate(self.parameters)
+        state["optimizer"]["moments"] = {
+            name: {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
+            for name, parameter in zip(self.names, self.parameters)
         }
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` returned."""
-        self.adamw.load_state_dict(state["optimizer"])
+        group = dict(state["optimizer"], params=list(range(len(self.names))))
+        moments = {self.names.index(name): each for name, each in group.pop("moments").items()}
+        self.adamw.load_state_dict({"state": moments, "param_groups": [group]})
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])

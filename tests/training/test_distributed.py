@@ -151,7 +151,7 @@ def gradients(elbo, processes=1, rank=0):
     dataset = get_data(1, IMAGES, dataset="mnist-5k", subset=IMAGES)[0]["train"]
     (batch,) = make_loader(Subset(dataset, range(rank, IMAGES, processes)), IMAGES)
     nets = [cvae.prior_net, cvae.recognition_net, cvae.generation_net] if elbo else [net]
-    optimizer = Optimizer(torch.nn.ModuleList(nets).parameters(), TrainingSettings(), steps_per_epoch=1)
+    optimizer = Optimizer(dict(torch.nn.ModuleList(nets).named_parameters()), TrainingSettings(), steps_per_epoch=1)
     found: list = []
     optimizer.adamw.register_step_pre_hook(
         lambda *_: found.extend(torch.as_tensor(each.grad).flatten().clone() for each in optimizer.parameters)

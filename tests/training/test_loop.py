@@ -44,7 +44,7 @@ class Scripted:
         return {"val": torch.tensor(10.0 * next(self.val)) if self.val else self.loss(batch)}
 
     def fit(self, settings, checkpoint=None, snapshot=None):
-        self.optimizer = Optimizer(self.net.parameters(), settings, len(LOADERS["train"]))
+        self.optimizer = Optimizer(dict(self.net.named_parameters()), settings, len(LOADERS["train"]))
         should_stop = EarlyStopping(settings.early_stop_patience)
         state = TrainingState(self.net, self.optimizer, should_stop, settings.num_epochs)
         return fit(
@@ -138,13 +138,13 @@ def spoil(content, *keys, value):
         (["weights", "0.bias"], torch.ones(7)),
         (["weights"], []),
         (["optimizer"], None),
-        (["optimizer", "state", 0], None),
-        (["optimizer", "state", 0, "exp_avg"], None),
-        (["optimizer", "state", 0, "exp_avg"], torch.ones(4, 4)),
-        (["optimizer", "state", 1, "exp_avg_sq"], torch.ones(1, dtype=torch.float64)),
-        (["optimizer", "state", 1, "step"], "many"),
-        (["optimizer", "param_groups", 0, "lr"], "fast"),
-        (["optimizer", "param_groups"], []),
+        (["optimizer", "moments", "0.weight"], None),
+        (["optimizer", "moments", "0.weight", "exp_avg"], None),
+        (["optimizer", "moments", "0.weight", "exp_avg"], torch.ones(4, 4)),
+        (["optimizer", "moments", "0.bias", "exp_avg_sq"], torch.ones(1, dtype=torch.float64)),
+        (["optimizer", "moments", "0.bias", "step"], "many"),
+        (["optimizer", "lr"], "fast"),
+        (["optimizer", "lr"], None),
         (["lr_scheduler"], None),
         (["lr_scheduler", "last_epoch"], 2),
         (["lr_scheduler", "last_epoch"], 3.0),

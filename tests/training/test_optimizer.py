@@ -9,7 +9,7 @@ from cvae.training.settings import TrainingSettings
 
 
 def learning_rates(settings, steps_per_epoch):
-    optimizer = Optimizer([torch.nn.Parameter(torch.ones(1))], settings, steps_per_epoch)
+    optimizer = Optimizer({"w": torch.nn.Parameter(torch.ones(1))}, settings, steps_per_epoch)
     rates = []
     for _ in range(settings.num_epochs * steps_per_epoch):
         rates.append(optimizer.adamw.param_groups[0]["lr"])
@@ -40,7 +40,7 @@ def test_one_cycle_rises_to_its_peak_and_ends_near_zero():
 def test_weight_decay_and_beta2_reach_adamw():
     parameter = torch.nn.Parameter(torch.ones(1))
     settings = TrainingSettings(learning_rate=0.1, weight_decay=0.5, beta2=0.9)
-    optimizer = Optimizer([parameter], settings, steps_per_epoch=1)
+    optimizer = Optimizer({"w": parameter}, settings, steps_per_epoch=1)
     assert optimizer.adamw.param_groups[0]["betas"] == (0.9, 0.9)
     parameter.grad = torch.zeros(1)
     optimizer()
@@ -62,7 +62,7 @@ def test_gradients_are_clipped_all_together_for_each_image_of_the_batch(
     gradient_descent, images, length, clipped
 ):
     parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1, 3))]
-    optimizer = Optimizer(parameters, TrainingSettings(max_grad_norm=1.0), steps_per_epoch=1)
+    optimizer = Optimizer(dict(zip("ab", parameters)), TrainingSettings(max_grad_norm=1.0), steps_per_epoch=1)
     optimizer.images_in_batch = images
     gradients = torch.nn.functional.normalize(torch.randn(5), dim=0) * length * images
     parameters[0].grad, parameters[1].grad = gradients[:2].clone(), gradients[2:].view(1, 3).clone()
@@ -74,7 +74,7 @@ def test_gradients_are_clipped_all_together_for_each_image_of_the_batch(
 def test_gradients_are_summed_over_processes_before_they_are_clipped(gradient_descent, monkeypatch):
     parameter = torch.nn.Parameter(torch.zeros(2))
     monkeypatch.setattr(distributed, "sum_gradients", lambda parameters: parameters[0].grad.mul_(2))
-    optimizer = Optimizer([parameter], TrainingSettings(max_grad_norm=5.0), steps_per_epoch=1)
+    optimizer = Optimizer({"w": parameter}, TrainingSettings(max_grad_norm=5.0), steps_per_epoch=1)
     parameter.grad = torch.tensor([3.0, 4.0])
     optimizer()
     torch.testing.assert_close(parameter, torch.nn.Parameter(torch.tensor([-3.0, -4.0])))
@@ -91,9 +91,9 @@ def test_loaded_state_takes_the_same_steps(schedule):
             parameter.grad = gradient.clone()
             optimizer()
 
-    optimizer = Optimizer([torch.nn.Parameter(torch.ones(3))], settings, steps_per_epoch=1)
+    optimizer = Optimizer({"w": torch.nn.Parameter(torch.ones(3))}, settings, steps_per_epoch=1)
     step(optimizer, gradients[:2])
-    again = Optimizer([torch.nn.Parameter(optimizer.parameters[0].detach().clone())], settings, 1)
+    again = Optimizer({"w": torch.nn.Parameter(optimizer.parameters[0].detach().clone())}, settings, 1)
     again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     step(optimizer, gradients[2:])
     step(again, gradients[2:])
