@@ -129,8 +129,8 @@ def train_cvae(
     def validate(batch: Batch) -> Batch:
         traced_model, traced_guide = poutine.trace(cvae.model), poutine.trace(cvae.guide)
         loss = elbo.loss(traced_model, traced_guide, *_inputs(batch))
-        kl = kl_divergences(traced_model.trace, traced_guide.trace).sum(-1)
-        kl = kl.reshape(-1, len(batch["input"])).mean(0).sum().item()
+        kl_per_particle = kl_divergences(traced_model.trace, traced_guide.trace).sum(-1)
+        kl = kl_per_particle.reshape(-1, len(batch["input"])).mean(0).sum().item()
         return {"val": loss, "reconstruction": loss - kl, "kl": kl}
 
     state = TrainingState(cvae, optimizer, EarlyStopping(settings.early_stop_patience), settings.num_epochs)

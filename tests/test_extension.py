@@ -1,3 +1,4 @@
+# mypy: disable-error-code="assignment, override"
 """Changes that people make to the model, each of which works without touching the loop or the estimators.
 
 To check a model of your own, add its class to ``CVAES``: the tests of this file take any CVAE.
@@ -12,7 +13,17 @@ import pyro.distributions.transforms as transforms
 import pytest
 import torch
 import torch.nn as nn
-from pyro.infer import MCMC, NUTS, SVI, Importance, JitTrace_ELBO, Predictive, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import (
+    MCMC,
+    NUTS,
+    SVI,
+    Importance,
+    JitTrace_ELBO,
+    Predictive,
+    RenyiELBO,
+    Trace_ELBO,
+    TraceMeanField_ELBO,
+)
 from pyro.nn import PyroModule, PyroParam
 from torch.distributions import constraints
 
@@ -192,7 +203,8 @@ def exact_terms(cvae, dataset, particles=200):
             model = pyro.poutine.trace(pyro.poutine.replay(cvae.model, guide)).get_trace(xs, ys)
             z = guide.nodes["z"]["value"]
             kl = guide.nodes["z"]["fn"].log_prob(z) - model.nodes["z"]["fn"].log_prob(z)
-            terms.append(torch.stack([-model.nodes["y"]["fn"].log_prob(model.nodes["y"]["value"]).mean(), kl.mean()]))
+            y = model.nodes["y"]
+            terms.append(torch.stack([-y["fn"].log_prob(y["value"]).mean(), kl.mean()]))
     values = torch.stack(terms)
     return values.mean(0).tolist(), (values.std(0) / math.sqrt(particles)).tolist()
 
@@ -212,9 +224,9 @@ def test_training_validates_by_the_bound_that_it_minimises(kind, elbo, few):
         tolerance = 5 * (error + found.std().item() / math.sqrt(len(found))) + 1e-3 * abs(expected)
         assert found.mean().item() == pytest.approx(expected, abs=tolerance)
         estimate = evaluation.diagnostics["KL" if name == "kl" else "Reconstruction"]
-        # 60 particles for the bound, and perhaps a single one for the KL
-        slack = 5 * error * math.sqrt(200)
-        assert estimate.mean == pytest.approx(expected, abs=slack + 1e-3 * abs(expected))
+        assert isinstance(estimate, Estimate)
+        slack = 5 * error * math.sqrt(200) + 1e-3 * abs(expected)  # the KL may be of one sample an image
+        assert estimate.mean == pytest.approx(expected, abs=slack)
     assert all(epoch["val"] == pytest.approx(epoch["reconstruction"] + epoch["kl"]) for epoch in histories)
     assert ("Active latents" in evaluation.diagnostics) == (kind not in WITHOUT_CLOSED_FORM)
 
@@ -298,7 +310,7 @@ def test_proposals_agree(kind, xs_ys):
         weights = log_weights(cvae, xs, ys, num_particles=1000, proposal=proposal)
         estimates.append(importance_sampling(weights))
         variances.append((weights.softmax(0) * 1000).var(0) / 1000)  # of the log of a mean, by the delta method
-    assert (abs(estimates[0] - estimates[1]) < 6 * sum(variances).sqrt() + 1e-3).all()
+    assert (abs(estimates[0] - estimates[1]) < 6 * (variances[0] + variances[1]).sqrt() + 1e-3).all()
 
 
 @any_cvae

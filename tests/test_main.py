@@ -357,7 +357,7 @@ def test_ffmpeg_that_fails_costs_the_video_alone(copied, monkeypatch, capsys):
 
 
 def test_readme_shows_how_to_use_what_a_run_leaves(finished, monkeypatch, tmp_path):
-    (example,) = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    _, example = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     shutil.copytree(finished, tmp_path / "results")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("cvae.data.resolve_dataset", lambda *_: "mnist-5k")
@@ -586,9 +586,3 @@ def test_variables_of_other_programs_are_ignored_or_refused(tmp_path, monkeypatc
     assert main.main([*TINY, "-vi", "41", "--output-dir", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(f"main.py: error: {complaint}")
-
-
-def test_backend_of_matplotlib_does_not_matter():
-    program = "from main import Settings, console; console.exit_status(lambda _: __import__('matplotlib'), Settings())"
-    environment = {**os.environ, "MPLBACKEND": "nonsense"}
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, check=True)

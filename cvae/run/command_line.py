@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from cvae.choices import ACTIVATIONS, ELBOS, GENERATION_INPUTS, PRECISIONS, SCHEDULES
 from cvae.images.catalogue import DATASETS, VAL_FRACTION
-from cvae.run.settings import RECIPES, Settings
+from cvae.run.settings import MAX_FACTOR, MIN_STEPS, RECIPES, Settings
 
 __all__ = ["make_parser", "parse_args"]
 
@@ -56,7 +56,12 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--binarize", "turn each pixel black or white, with the threshold at 0.5", action="store_true")
 
     add = _adder(parser, "training")
-    recipe_help = "defaults of the flags from here to --generation-input, and of --num-importance-samples"
+    baseline_steps, cvae_steps = MIN_STEPS.values()
+    recipe_help = (
+        "defaults of the flags from here to --generation-input, and of --num-importance-samples; on small data sets "
+        f"quick and best multiply their epochs, at most by {MAX_FACTOR}, up to {baseline_steps:,} steps of the "
+        f"baseline and {cvae_steps} of the CVAE"
+    )
     add("--recipe", recipe_help, choices=tuple(RECIPES))
     add("-n --num-epochs", "maximum number of epochs of each net", type=positive)
     add("--baseline-epochs", "maximum number of epochs of the baseline, if it is another one", type=positive)
@@ -122,6 +127,7 @@ def parse_args(argv: Sequence[str] | None = None, description: str | None = None
         values = given[name] = tuple(given.get(name, getattr(Settings, name)))
         if len(set(values)) < len(values):
             parser.error(f"{flag} {' '.join(map(str, values))}: each may be given once")
+    given["chosen_epochs"] = tuple(name for name in MIN_STEPS if name in given)
     return Settings(**asdict(RECIPES[given.get("recipe", "tutorial")]) | given)
 
 

@@ -28,39 +28,42 @@ def open_closed_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))
-        getattr(sys, name).reconfigure(errors="backslashreplace")
+        if reconfigure := getattr(getattr(sys, name), "reconfigure", None):  # those of notebooks have none
+            reconfigure(errors="backslashreplace")
 
 
 def exit_status(run: Callable[[Settings], None], settings: Settings) -> int:
-    """Run, and report a failure or an interruption in one line.
+    """Run, report a failure or an interruption in one line, and leave the process as it was before.
 
     Returns:
         0 if all went well, 1 for a run that failed, 2 for a bad command line, and 128 plus the number of the
         signal that stopped the run.
     """
-    os.environ.pop("MPLBACKEND", None)  # figures are only written to files
     received: list[int] = []
-    try:
-        if launched().rank > 0 and not settings.debug:  # one of torchrun's processes prints for all
-            sys.stdout = sys.stderr = open(os.devnull, "w")
-        with _interrupted_by_signals(received):
-            run(settings)
-        return 0
-    except (Exception, KeyboardInterrupt) as error:
-        if settings.debug:
-            traceback.print_exc()
-        if received:  # whatever a library made of the interruption
-            without = " without --overwrite" if settings.overwrite else ""
-            status, name = 128 + received[0], signal.Signals(received[0]).name
-            reason = f"stopped by {name}: the same command{without} resumes after the last finished epoch"
-        elif isinstance(error, UsageError):
-            status, reason = 2, f"error: {error}"
-        elif isinstance(error, (OSError, RuntimeError, MemoryError)):
-            status, reason = 1, f"error: {error or type(error).__name__}"
-        else:
-            raise
-        print(f"main.py: {' '.join(reason.split())}", file=sys.stderr)
-        return status
+    with contextlib.ExitStack() as stack:
+        try:
+            if launched().rank > 0 and not settings.debug:  # one of torchrun's processes prints for all
+                nowhere = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
+                stack.enter_context(contextlib.redirect_stderr(nowhere))
+            with _interrupted_by_signals(received):
+                run(settings)
+            return 0
+        except (Exception, KeyboardInterrupt) as error:
+            if settings.debug:
+                traceback.print_exc()
+            if received:  # whatever a library made of the interruption
+                without = " without --overwrite" if settings.overwrite else ""
+                status, name = 128 + received[0], signal.Signals(received[0]).name
+                reason = f"stopped by {name}: the same command{without} resumes after the last finished epoch"
+            elif isinstance(error, UsageError):
+                status, reason = 2, f"error: {error}"
+            elif isinstance(error, (OSError, RuntimeError, MemoryError)):
+                status, reason = 1, f"error: {error or type(error).__name__}"
+            else:
+                raise
+            print(f"main.py: {' '.join(reason.split())}", file=sys.stderr)
+            return status
 
 
 @contextlib.contextmanager
@@ -97,7 +100,13 @@ class _Handler(logging.StreamHandler):
 
 @contextlib.contextmanager
 def _interrupted_by_signals(received: list[int]) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into a ``KeyboardInterrupt``; a second one ends the process at once."""
+    """Turn the first SIGINT or SIGTERM into a ``KeyboardInterrupt``; a second one ends the process at once.
+
+    Only the main thread can be interrupted.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     signals = (signal.SIGINT, signal.SIGTERM)
 
     def interrupt(number: int, _: FrameType | None) -> None:
@@ -110,6 +119,5 @@ def _interrupted_by_signals(received: list[int]) -> Iterator[None]:
     try:
         yield
     finally:
-        if not received:
-            for each, handler in handlers.items():
-                signal.signal(each, handler)
+        for each, handler in handlers.items():
+            signal.signal(each, handler)

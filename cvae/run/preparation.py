@@ -57,7 +57,8 @@ def prepare(settings: Settings, device: torch.device) -> tuple[Settings, Checkpo
         device: where it will compute.
 
     Returns:
-        The settings with the data set and the number of jobs that ``auto`` stands for, and the checkpoints of all
+        The settings with the data set and the number of jobs that ``auto`` stands for and the epochs that a small data
+        set needs, and the checkpoints of all
         settings that are to be run or were run before in the same folders.
 
     Raises:
@@ -74,6 +75,7 @@ def prepare(settings: Settings, device: torch.device) -> tuple[Settings, Checkpo
         datasets, _, sizes = get_data(
             settings.num_quadrant_inputs[0], settings.batch_size, **settings.data_options()
         )
+    settings = settings.with_enough_steps(sizes["train"])
     if settings.subset and settings.subset > sizes["train"]:
         raise UsageError(f"--subset {settings.subset} is more than the {sizes['train']:,} training images")
     *_, shown = datasets.values()

@@ -10,7 +10,7 @@ from typing import Any
 from cvae.images.catalogue import VAL_FRACTION
 from cvae.training.settings import TrainingSettings
 
-__all__ = ["Experiment", "Recipe", "RECIPES", "Settings"]
+__all__ = ["Experiment", "MAX_FACTOR", "MIN_STEPS", "Recipe", "RECIPES", "Settings"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ BEST = Recipe(
 QUICK = replace(
     BEST, num_epochs=3, baseline_epochs=12, learning_rate=4e-3, batch_size=128, num_importance_samples=20
 )
+# A small data set has few batches an epoch: there, recipes other than the tutorial's have more epochs, at most
+# MAX_FACTOR times as many, until they come to so many gradient steps.
+MIN_STEPS = {"baseline_epochs": 1900, "num_epochs": 640}
+MAX_FACTOR = 20
 RECIPES = {"tutorial": Recipe(), "quick": QUICK, "best": BEST}  # how they were found: recipes.md beside this file
 
 
@@ -76,6 +80,7 @@ class Settings(Experiment):
     animate: bool | None = None
     device: str = "auto"
     jobs: int | None = 1  # None: as many as there are processors
+    chosen_epochs: tuple[str, ...] = ()  # which of the keys of MIN_STEPS the command line gives itself
     quiet: bool = False
     debug: bool = False
 
@@ -92,6 +97,18 @@ class Settings(Experiment):
             if getattr(usual, name, value) != value
         ]
         return f"recipe {self.recipe}" + (f" with {' '.join(changed)}" if changed else "")
+
+    def with_enough_steps(self, num_images: int) -> "Settings":
+        """Multiply the epochs of a recipe for so few training images that it would take too few steps.
+
+        Epochs that the command line gives, and those of the tutorial, stay as they are.
+        """
+        steps = math.ceil(num_images / self.batch_size)
+        usual = {name: getattr(self, name) for name in MIN_STEPS if name not in self.chosen_epochs}
+        if self.recipe == "tutorial":
+            return self
+        wanted = {name: min(MAX_FACTOR * usual[name], math.ceil(MIN_STEPS[name] / steps)) for name in usual}
+        return replace(self, **{name: max(usual[name], wanted[name]) for name in usual})
 
     @property
     def baseline(self) -> TrainingSettings:

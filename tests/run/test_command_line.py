@@ -108,6 +108,30 @@ def test_baseline_has_its_own_epochs_and_is_not_clipped():
     assert parse_args(["-n", "7"]).baseline.num_epochs == 7
 
 
+@pytest.mark.parametrize(
+    "words, images, epochs",
+    [
+        ("--recipe quick", 60_000, (12, 3)),
+        ("--recipe quick", 50_000, (12, 3)),  # --holdout 10000
+        ("--recipe best", 50_000, (12, 30)),
+        ("--recipe quick", 4_000, (60, 20)),  # 32 steps an epoch
+        ("--recipe best", 4_000, (119, 40)),  # 16 steps an epoch
+        ("--recipe quick", 40, (240, 60)),  # 20 times as many are the most
+        ("--recipe quick -n 5", 4_000, (60, 5)),
+        ("--recipe quick --baseline-epochs 7", 4_000, (7, 20)),
+        ("", 4_000, (None, 50)),
+        ("--recipe quick --batch-size 32", 4_000, (16, 6)),
+    ],
+)
+def test_small_data_sets_have_more_epochs_unless_the_command_line_gives_them(words, images, epochs):
+    settings = parse_args(words.split()).with_enough_steps(images)
+    assert (settings.baseline_epochs, settings.num_epochs) == epochs
+    steps = math.ceil(images / settings.batch_size)
+    for number, least, usual in zip(epochs, (1900, 640), (12, 3)):
+        if words == "--recipe quick":
+            assert number * steps >= least or number == 20 * usual
+
+
 @pytest.mark.parametrize("words, jobs", [([], 1), (["--jobs", "3"], 3), (["--jobs", "auto"], None)])
 def test_jobs_are_a_number_or_left_to_the_machine(words, jobs):
     assert parse_args(words).jobs == jobs
@@ -234,8 +258,10 @@ def test_help_shows_every_default_and_recipes_that_have_another():
     parser = make_parser()
     shown = " ".join(parser.format_help().split())
     flags = {action.dest: " ".join((action.help or "").split()) for action in parser._actions}
-    assert flags.keys() - {"help", "cuda"} == vars(Settings()).keys()
+    assert flags.keys() - {"help", "cuda"} == vars(Settings()).keys() - {"chosen_epochs"}
     for name, usual in vars(Settings()).items():
+        if name == "chosen_epochs":
+            continue
         parts = [] if usual is None or usual is False else [f"default: {words(usual)}"]
         for recipe, values in RECIPES.items():
             if vars(values).get(name, usual) != usual:

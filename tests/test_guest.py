@@ -1,0 +1,136 @@
+"""The command line as a guest of a process of somebody else's: a notebook, an editor, a thread."""
+
+import contextlib
+import io
+import logging
+import os
+import re
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import types
+import warnings
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pyro
+import pytest
+import torch
+from pyro.infer.util import is_validation_enabled
+
+import main
+
+ROOT = Path(__file__).parents[1]
+TINY = "--dataset mnist-5k --subset 40 -n 1 -p 2 --num-importance-samples 3 -vi 3 -vs 2 -nq 3".split()
+
+
+def surroundings() -> dict[str, Any]:
+    """All that a process has in common, but for random numbers."""
+    loggers = [logging.getLogger(name) for name in (None, "cvae", "py.warnings")]
+    store = pyro.get_param_store()
+    return {
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "backend": matplotlib.rcParams._get("backend"),  # what reading it would resolve stays as it is
+        "matplotlib": {key: value for key, value in matplotlib.rcParams.copy().items() if key != "backend"},
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
+        "loggers": [(list(each.handlers), each.level, each.propagate, each.disabled) for each in loggers],
+        "warnings": (warnings.showwarning, warnings.formatwarning, list(warnings.filters)),
+        "timeout": socket.getdefaulttimeout(),
+        "threads": torch.get_num_threads(),
+        "types": (torch.get_default_dtype(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled()),
+        "parameters": dict(store.items()),
+        "validation": is_validation_enabled(),
+        "streams": (sys.stdout, sys.stderr, sys.stdin, sys.excepthook),
+    }
+
+
+def call(words: list[str]) -> int:
+    try:
+        return main.main(words)
+    except SystemExit as error:
+        return int(error.code or 0)
+
+
+def call_in_thread(words: list[str]) -> int:
+    statuses: list[int] = []
+    thread = threading.Thread(target=lambda: statuses.append(call(words)))
+    thread.start()
+    thread.join()
+    return statuses[0]
+
+
+@pytest.mark.parametrize("caller", [call, call_in_thread])
+@pytest.mark.parametrize(
+    "more, status",
+    [
+        ([], 0),
+        (["--recipe", "none"], 2),
+        (["--vi", "41"], 2),
+        (["-lr", "1e30", "-n", "2"], 1),
+        (["--dataset", "mnist", "--data-dir", "{empty}"], 1),
+        (["--jobs", "2", "-nq", "1", "3"], 0),
+    ],
+)
+def test_whatever_happens_the_process_is_left_as_it_was(tmp_path, monkeypatch, caller, more, status):
+    monkeypatch.setenv("MPLBACKEND", "svg")
+    pyro.param("somebody's", torch.ones(3))
+    socket.setdefaulttimeout(77)
+    pyro.enable_validation(False)
+    words = [word.format(empty=tmp_path / "empty") for word in more]
+    try:
+        before = surroundings()
+        assert caller([*TINY, *words, "--output-dir", str(tmp_path / "out")]) == status
+        after = surroundings()
+    finally:
+        socket.setdefaulttimeout(None)
+        pyro.enable_validation(True)
+    for name, value in before.items():
+        assert after[name] == value, name
+
+
+def test_interrupted_run_leaves_the_handlers_of_signals(tmp_path, monkeypatch):
+    before = surroundings()
+    monkeypatch.setattr("cvae.evaluate.evaluate", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    assert main.main([*TINY, "--output-dir", str(tmp_path)]) == 130
+    assert surroundings() == before
+
+
+def test_output_goes_to_whatever_stands_for_the_terminal(tmp_path, monkeypatch):
+    """As ``%run main.py`` does in a notebook, where output streams are no files."""
+    monkeypatch.setattr(sys, "argv", ["main.py", *TINY, "--output-dir", str(tmp_path)])
+    monkeypatch.chdir(ROOT)
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()):
+        with pytest.raises(SystemExit) as exit:
+            runpy.run_path("main.py", run_name="__main__")
+    assert exit.value.code == 0 and "CVAE (Monte Carlo)" in out.getvalue()
+
+
+def test_later_plots_of_a_notebook_still_show(tmp_path):
+    """matplotlib keeps the backend that the notebook has chosen."""
+    program = (
+        f"import main, sys; assert main.main({[*TINY, '--quiet', '--output-dir', str(tmp_path)]}) == 0\n"
+        "import matplotlib.pyplot as plt; plt.figure(); print(plt.get_backend())"
+    )
+    environment = {**os.environ, "MPLBACKEND": "svg", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines()[-1] == "svg", done.stderr
+
+
+def test_readme_shows_how_to_run_in_a_notebook(tmp_path, monkeypatch):
+    example, _ = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    shown: list[Any] = []
+    notebook = types.ModuleType("IPython.display")
+    notebook.Image = shown.append  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    example = example.replace('"--recipe quick', f'"{" ".join(TINY)} -nq 1')
+    exec(example, {"display": shown.append})
+    table, picture = shown
+    assert list(table) == ["1 quadrant"] and (tmp_path / picture).exists()
