@@ -1,13 +1,12 @@
-"""The deterministic baseline: one prediction per image, and the loss on the missing pixels."""
+"""The deterministic baseline: one prediction for each image, and the loss on the missing pixels."""
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from cvae import HIDDEN_1, HIDDEN_2, NUM_PIXELS
-
-__all__ = ["BaselineNet", "MaskedBCELoss", "is_missing", "linear", "missing_pixel_indices", "missing_pixel_nll"]
+__all__ = ["BaselineNet", "MaskedBCELoss", "is_missing", "linear", "missing_pixel_indices"]
+__all__ += ["missing_pixel_nll"]
 
 
 class BaselineNet(nn.Module):
@@ -21,9 +20,7 @@ class BaselineNet(nn.Module):
         num_pixels: height times width of an image.
     """
 
-    def __init__(
-        self, hidden_1: int = HIDDEN_1, hidden_2: int = HIDDEN_2, num_pixels: int = NUM_PIXELS
-    ) -> None:
+    def __init__(self, hidden_1: int = 500, hidden_2: int = 500, num_pixels: int = 784) -> None:
         super().__init__()
         self.num_pixels = num_pixels
         self.fc1 = nn.Linear(num_pixels, hidden_1)
@@ -32,11 +29,11 @@ class BaselineNet(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return pixel probabilities in [0, 1], shape (batch, num_pixels), for images of any shape."""
+        """Return pixel probabilities in [0, 1], (batch, num_pixels), for images of any shape."""
         return torch.sigmoid(self.logits(x))
 
     def logits(self, x: Tensor, pixels: Tensor | None = None) -> Tensor:
-        """Return the log odds of all pixels, shape (batch, num_pixels), or of the given ones only."""
+        """Return the log odds of all pixels, (batch, num_pixels), or of the given ones only."""
         hidden = self.relu(self.fc1(x.reshape(-1, self.num_pixels)))
         hidden = self.relu(self.fc2(hidden))
         return linear(hidden, self.fc3, pixels)
@@ -58,8 +55,8 @@ class MaskedBCELoss(nn.Module):
 
     .. math:: -\sum_i [y_i \log \hat y_i + (1 - y_i) \log(1 - \hat y_i)]
 
-    over the pixels :math:`i` where the target is not ``masked_with``.  Logarithms stop at -100, so saturated
-    predictions give finite losses.
+    over the pixels :math:`i` where the target is not ``masked_with``.  Logarithms stop at -100, so
+    saturated predictions give finite losses.
 
     Args:
         masked_with: target value of the pixels that are not scored.
@@ -70,27 +67,35 @@ class MaskedBCELoss(nn.Module):
         self.masked_with = masked_with
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the sum over pixels and images, a scalar in nats, for probabilities of shape (batch, pixels)."""
+        """Return the sum over pixels and images, a scalar in nats.
+
+        Args:
+            input: probabilities, shape (batch, pixels).
+            target: values in [0, 1] or ``masked_with``, of as many elements.
+        """
         target = target.reshape(input.shape)
         scored = target != self.masked_with
-        return (F.binary_cross_entropy(input, target.where(scored, 0), reduction="none") * scored).sum()
+        nll = F.binary_cross_entropy(input, target.where(scored, 0), reduction="none")
+        return (nll * scored).sum()
 
 
 def is_missing(x: Tensor) -> Tensor:
-    """Tell which pixels are missing: those whose value lies outside [0, 1], whichever ``MaskImages`` puts there."""
+    """Tell which pixels are missing: those whose value, set by ``MaskImages``, is not in [0, 1]."""
     return x != x.clamp(0, 1)
 
 
 def missing_pixel_indices(x: Tensor) -> Tensor:
-    """Return the indices, int64 in [0, num_pixels), of the pixels that the images ``x``, (batch, ...), lack.
+    """Return the indices of the pixels that images lack, int64 in [0, num_pixels).
 
-    All images of a batch must lack the same pixels, as they do after ``MaskImages``; only the first is examined.
+    Args:
+        x: shape (batch, ...); all images of a batch must lack the same pixels, as they do after
+            ``MaskImages``, and only the first is examined.
     """
     return is_missing(x[0]).flatten().nonzero().squeeze(-1)
 
 
 def missing_pixel_nll(net: BaselineNet, x: Tensor, y: Tensor) -> Tensor:
-    """Return what ``MaskedBCELoss`` does, but for each image and pixel that it scores: shape (batch, missing)."""
+    """Return what ``MaskedBCELoss`` sums, computing only the missing pixels: (batch, missing)."""
     missing = missing_pixel_indices(x)
     target = y.flatten(1).index_select(1, missing)
     return F.binary_cross_entropy_with_logits(net.logits(x, missing), target, reduction="none")

@@ -1,4 +1,4 @@
-"""Digit images divided into the quadrants that are known and those to be predicted."""
+"""Digit images, split into the quadrants that are known and those to be predicted."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,37 +8,40 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    Subset,
+)
 from torchvision.transforms import Compose
 
-from cvae.errors import UsageError
-from cvae.images.catalogue import VAL_FRACTION
-from cvae.images.labelled import LabelledImages
-from cvae.images.loader import make_loader
-from cvae.images.sources import load_images, resolve_dataset
+from cvae.config import VAL_FRACTION, UsageError
+from cvae.datasets import Images, load_images, resolve_dataset
 
-__all__ = ["CVAEMNIST", "MaskImages", "ToTensor", "VALIDATION_BATCH_SIZE", "get_data", "setting_name"]
+__all__ = ["CVAEMNIST", "MaskImages", "Sample", "ToTensor", "get_data"]
+__all__ += ["make_loader", "setting_name", "shard"]
 
 Sample = dict[str, Any]
-
-VALIDATION_BATCH_SIZE = 1000  # without gradients there is memory for more images at once
 
 
 class CVAEMNIST(Dataset):
     """MNIST, or other images, held in memory and read one sample or a whole batch at a time.
 
-    A sample is a dict with ``original`` and ``digit``, and with whatever the transform adds.  Before any
-    transform they are uint8 of shape (*batch, h, w) in [0, 255] and int64 of shape (*batch,).
+    A sample is a dict with ``original`` and ``digit``, and with whatever the transform adds.
+    Before any transform they are uint8 of shape (*batch, h, w) in [0, 255] and int64 of shape
+    (*batch,).
 
     Args:
         root: folder that holds ``MNIST/raw``.
         train: the training images, else the test images, which the tutorial validates with.
         transform: called with a sample, which may have leading batch dimensions.
         download: download the files if they are missing.
-        source: images to take in place of MNIST's.
-
-    Attributes:
-        baseline_predictions: shape (N, h, w), once they are cached; the samples then hold them as ``y_hat``.
+        source: images to use in place of MNIST's.
 
     Raises:
         DataError: the files are missing, damaged or can't be downloaded.
@@ -51,47 +54,36 @@ class CVAEMNIST(Dataset):
         transform: Callable[[Sample], Sample] | None = None,
         download: bool = False,
         *,
-        source: LabelledImages | None = None,
+        source: Images | None = None,
     ) -> None:
-        self.original = load_images("mnist", root, train, download) if source is None else source
+        if source is None:
+            source = load_images("mnist", root, download=download)[0 if train else 1]
+        self.source = source
         self.transform = transform
-        self.baseline_predictions: Tensor | None = None
 
     @property
     def name(self) -> str:
         """What tables and figures call these images."""
-        return self.original.name
+        return self.source.name
 
     @property
     def num_pixels(self) -> int:
         """Height times width of an image."""
-        return self.original.images[0].numel()
+        return self.source.images[0].numel()
 
     def __len__(self) -> int:
-        return len(self.original)
+        return len(self.source)
 
     def __getitem__(self, item: int | slice | Sequence[int] | Tensor) -> Sample:
-        """Make one sample, or from several indices a batch: one sample with a leading batch dimension."""
-        columns = {"original": self.original.images, "digit": self.original.digits}
-        if self.baseline_predictions is not None:
-            columns["y_hat"] = self.baseline_predictions
+        """Make one sample, or from several indices a batch with a leading batch dimension."""
+        columns = {"original": self.source.images, "digit": self.source.digits}
         if isinstance(item, (Sequence, Tensor)):
-            index = torch.as_tensor(item, device=self.original.images.device)
+            index = torch.as_tensor(item, device=self.source.images.device)
             # index_select copies whole images, which takes a fraction of the time of indexing
             sample = {key: values.index_select(0, index) for key, values in columns.items()}
         else:
             sample = {key: values[item] for key, values in columns.items()}
         return self.transform(sample) if self.transform else sample
-
-    def cache_baseline_predictions(self, predict: Callable[[Tensor], Tensor]) -> None:
-        """Compute once what the trained baseline, which no longer changes, predicts for every image.
-
-        Args:
-            predict: makes pixel probabilities from ``input``, in the same shape.
-        """
-        self.baseline_predictions = None
-        batches = torch.arange(len(self)).split(VALIDATION_BATCH_SIZE)
-        self.baseline_predictions = torch.cat([predict(self[indices]["input"]) for indices in batches])
 
 
 class ToTensor:
@@ -104,47 +96,49 @@ class ToTensor:
         """Convert one sample, or a batch.
 
         Args:
-            sample: dict with ``digit`` and ``original``: a PIL image of one channel (mode ``L`` or ``1``), or an
-                array or tensor of shape (*batch, h, w), of uint8, which is divided by 255, or of floats in [0, 1].
+            sample: dict with ``digit`` and ``original``: a PIL image of one channel (mode ``L`` or
+                ``1``), or an array or tensor of shape (*batch, h, w), of uint8, which is divided
+                by 255, or of floats in [0, 1].
 
         Returns:
             A new dict with both converted, and whatever else the sample holds.
 
         Raises:
             TypeError: ``original`` holds neither uint8 nor floats.
-            ValueError: it is a PIL image of another mode, has fewer than two dimensions, or holds floats that are
-                not in [0, 1].
+            ValueError: it is a PIL image of another mode, has fewer than two dimensions, or holds
+                floats that are not in [0, 1].
         """
         image = sample["original"]
         if isinstance(image, Image.Image):
             if image.mode not in ("1", "L"):
-                raise ValueError(f"ToTensor needs an image of one channel (mode L or 1), not {image.mode}")
+                raise ValueError(f"ToTensor needs one channel (mode L or 1), not {image.mode}")
             image = image.convert("L")
         if not isinstance(image, Tensor):
             image = torch.as_tensor(np.array(image, order="C"))
         if image.dtype != torch.uint8 and not image.is_floating_point():
             raise TypeError(f"ToTensor needs uint8 or floats in [0, 1], not {image.dtype}")
         if image.ndim < 2:
-            raise ValueError(f"ToTensor needs images of shape (*batch, h, w), not {tuple(image.shape)}")
-        if image.is_floating_point() and not ((0 <= image) & (image <= 1)).all():  # not so for NaN either
-            raise ValueError("ToTensor needs floats in [0, 1]: divide them by the greatest possible")
+            raise ValueError(f"ToTensor needs shape (*batch, h, w), not {tuple(image.shape)}")
+        if image.is_floating_point() and not ((0 <= image) & (image <= 1)).all():  # nor for NaN
+            raise ValueError("ToTensor needs floats in [0, 1]: divide by the greatest possible")
         scale = 255 if image.dtype == torch.uint8 else 1
         image = image.unsqueeze(-3).to(torch.float32) / scale
-        return {**sample, "original": image, "digit": torch.as_tensor(sample["digit"], dtype=torch.int64)}
+        digit = torch.as_tensor(sample["digit"], dtype=torch.int64)
+        return {**sample, "original": image, "digit": digit}
 
 
 class MaskImages:
-    r"""Divide an image into ``input``, the known quadrants, and ``output``, the missing ones.
+    """Split an image into ``input``, the known quadrants, and ``output``, the missing ones.
 
-    Each is the whole image with the other's pixels set to ``mask_with``: one known quadrant is the bottom
-    left one, two are the left half, three are all but the bottom right (Sohn, Lee, Yan (2015), section 5.1).
-    The division follows from the place of a pixel alone, never from its value.  The caller's dict stays as
-    it is.
+    Each is the whole image with the other's pixels set to ``mask_with``: one known quadrant is the
+    bottom left one, two are the left half, three are all but the bottom right (Sohn, Lee, Yan
+    (2015), section 5.1).  Which pixels are known depends on their position alone, never on their
+    values.  The caller's dict stays as it is.
 
     Args:
         num_quadrant_inputs: number of known quadrants: 1, 2 or 3.
-        mask_with: value of the pixels that are not there.  The networks take any value outside [0, 1] for
-            a missing pixel, and no other.
+        mask_with: value of the pixels that are not there.  To the networks, any value outside
+            [0, 1] is a missing pixel.
 
     Raises:
         ValueError: ``num_quadrant_inputs`` is not 1, 2 or 3.
@@ -152,22 +146,31 @@ class MaskImages:
 
     def __init__(self, num_quadrant_inputs: int, mask_with: float = -1) -> None:
         if num_quadrant_inputs not in (1, 2, 3):
-            raise ValueError(f"number of quadrants as inputs must be 1, 2 or 3, not {num_quadrant_inputs}")
+            raise ValueError(f"number of quadrants must be 1, 2 or 3, not {num_quadrant_inputs}")
         self.num_quadrant_inputs = num_quadrant_inputs
         self.mask_with = float(mask_with)
 
     def __call__(self, sample: Sample) -> Sample:
-        """Add ``input`` and ``output``, shape (*batch, h, w), to a sample whose ``original`` is a float
-        tensor of shape (*batch, 1, h, w) or (h, w)."""
+        """Add ``input`` and ``output``.
+
+        Args:
+            sample: dict with ``original``: floats of shape (*batch, 1, h, w) or (h, w).
+
+        Returns:
+            A new dict with both added, of shape (*batch, h, w).
+
+        Raises:
+            TypeError: ``original`` does not hold floats.
+        """
         image = sample["original"]
         if not image.is_floating_point():
-            raise TypeError(f"MaskImages needs floats in [0, 1], not {image.dtype}: put ToTensor() before it")
+            raise TypeError(f"MaskImages needs floats, not {image.dtype}: put ToTensor() before it")
         if image.ndim > 2:
             image = image.squeeze(-3)  # (*batch, 1, h, w) -> (*batch, h, w)
         height, width = image.shape[-2:]
         bottom = torch.arange(height, device=image.device)[:, None] >= height // 2
         left = torch.arange(width, device=image.device) < width // 2
-        known = {1: bottom & left, 2: left, 3: left | ~bottom}[self.num_quadrant_inputs]  # broadcast to (h, w)
+        known = {1: bottom & left, 2: left, 3: left | ~bottom}[self.num_quadrant_inputs]
         return {
             **sample,
             "input": torch.where(known, image, self.mask_with),
@@ -188,60 +191,112 @@ def get_data(
     binarize: bool = False,
     mask_with: float = -1,
     device: str | torch.device = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+    seed: int = 0,
 ) -> tuple[dict[str, CVAEMNIST], dict[str, DataLoader], dict[str, int]]:
     """Prepare data sets and loaders for one number of known quadrants.
 
     Args:
         num_quadrant_inputs: number of known quadrants: 1, 2 or 3.
-        batch_size: images a batch, at least 1.
-        val_batch_size: images a batch of all splits but the training images, at least 1; by default the same.
-        dataset: one of ``cvae.images.catalogue.DATASETS``, the path of your own images (see
-            :func:`cvae.images.own_images.load_own_images`), or ``"auto"`` for ``"mnist"`` if it is there or can
-            be downloaded, else ``"mnist-5k"``.
+        batch_size: images a batch, at least 1, summed over all processes.
+        val_batch_size: images a batch of all splits but ``"train"``, at least 1; by default the
+            same.
+        dataset: one of ``cvae.config.DATASETS``, the path of your own images (see
+            :func:`cvae.own_images.load_own_images`), or ``"auto"`` for ``"mnist"`` if it is there
+            or can be downloaded, else ``"mnist-5k"``.
         data_dir: folder of the data sets' files, which are downloaded if they are missing.
-        val_fraction: validation fraction of your own images, in (0, 1).
+        val_fraction: fraction of your own images used for validation, in (0, 1).
         subset: use only the first so many images of each split, at least 1; by default all.
-        holdout: use the last so many training images to validate, rather than the test images; at least 0.
+        holdout: validate with the last so many training images rather than the test images; at
+            least 0.
         binarize: turn each pixel black or white, with the threshold at 0.5.
         mask_with: value of the pixels that are not there, outside [0, 1].
         device: where images and digits are held, and so where batches are made.
+        rank: number of this process, from 0.  Only the loaders depend on it: that of ``"train"``
+            makes an equal number of the images of every batch, the others make a shard.
+        world_size: number of processes, at least 1.
+        seed: of the order of the training images, where there are several processes.
 
     Returns:
-        Three dicts with the keys ``"train"`` and ``"val"``: data sets, loaders, numbers of images.  As in
-        the tutorial, the test images validate; with a holdout they have the key ``"test"``.
+        Three dicts with the keys ``"train"`` and ``"val"``: data sets, loaders, numbers of images.
+        As in the tutorial, the test images validate; with a holdout they have the key ``"test"``.
 
     Raises:
-        DataError: the data set is missing, damaged or can't be downloaded, or has images of odd or different
-            sizes.
-        UsageError: the holdout leaves nothing to train on.
-        ValueError: an argument is out of its range, which the message names, or no data set has that name.
+        DataError: the data set is missing, damaged or can't be downloaded, or has images of odd or
+            different sizes.
+        UsageError: no data set has that name; the holdout leaves nothing to train on; the batch
+            size is no multiple of the world size; there are more processes than images of a split.
+        ValueError: an argument is out of its range, which the message names.
     """
     for name, value, is_valid, wanted in (
         ("batch_size", batch_size, batch_size >= 1, "at least 1"),
-        ("val_batch_size", val_batch_size, val_batch_size is None or val_batch_size >= 1, "at least 1"),
+        (
+            "val_batch_size",
+            val_batch_size,
+            val_batch_size is None or val_batch_size >= 1,
+            "at least 1",
+        ),
         ("val_fraction", val_fraction, 0 < val_fraction < 1, "above 0 and below 1"),
         ("subset", subset, subset is None or subset >= 1, "at least 1"),
         ("holdout", holdout, holdout >= 0, "at least 0"),
-        ("mask_with", mask_with, mask_with < 0 or mask_with > 1, "below 0 or above 1"),  # which NaN is not
+        ("mask_with", mask_with, mask_with < 0 or mask_with > 1, "below 0 or above 1"),  # nor NaN
     ):
         if not is_valid:
             raise ValueError(f"{name} must be {wanted}, not {value}")
-    transform = Compose([ToTensor(), MaskImages(num_quadrant_inputs, mask_with)])
+    if batch_size % world_size:
+        raise UsageError(f"--batch-size {batch_size} can't be divided among {world_size} processes")
     dataset = resolve_dataset(dataset, data_dir)
-    training, others = (load_images(dataset, data_dir, train, True, val_fraction) for train in (True, False))
+    training, others = load_images(dataset, data_dir, val_fraction=val_fraction)
     if holdout >= len(training):
-        raise UsageError(f"--holdout {holdout} leaves no image to train on: it must be less than all of them")
-    splits = {"train": (training, slice(None, -holdout or None)), "val": (others, slice(None))}
+        raise UsageError(
+            f"--holdout {holdout} leaves none of the {len(training):,} training images"
+        )
+    splits = {"train": (training, slice(-holdout or None)), "val": (others, slice(None))}
     if holdout:
         splits |= {"val": (training, slice(-holdout, None)), "test": (others, slice(None))}
-    datasets = {}
+    transform = Compose([ToTensor(), MaskImages(num_quadrant_inputs, mask_with)])
+    datasets, dataloaders = {}, {}
     for split, (images, rows) in splits.items():
         images = images.select(range(len(images))[rows][:subset])
-        source = (images.binarized() if binarize else images).to(device)
-        datasets[split] = CVAEMNIST(data_dir, split == "train", transform, source=source)
-    dataloaders = {split: make_loader(data, val_batch_size or batch_size) for split, data in datasets.items()}
-    dataloaders["train"] = make_loader(datasets["train"], batch_size, shuffle=True)
+        if (count := len(images)) < world_size:
+            raise UsageError(
+                f"there are more processes ({world_size}) than {split} images ({count})"
+            )
+        images = (images.binarized() if binarize else images).to(device)
+        data = datasets[split] = CVAEMNIST(data_dir, split == "train", transform, source=images)
+        if split != "train":
+            mine = shard(data, rank, world_size) if world_size > 1 else data
+            dataloaders[split] = make_loader(mine, val_batch_size or batch_size)
+        elif world_size == 1:
+            dataloaders[split] = make_loader(data, batch_size, shuffle=True)
+        else:  # one order for all processes
+            order: Sampler = DistributedSampler(data, world_size, rank, seed=seed)
+            dataloaders[split] = make_loader(data, batch_size // world_size, order=order)
     return datasets, dataloaders, {split: len(data) for split, data in datasets.items()}
+
+
+def make_loader(
+    dataset: Dataset, batch_size: int, shuffle: bool = False, *, order: Sampler | None = None
+) -> DataLoader:
+    """Iterate over a data set, which makes each batch in one go from a list of indices.
+
+    Args:
+        dataset: a :class:`CVAEMNIST`, a ``Subset`` of one, or another that takes lists of indices.
+        batch_size: images a batch; the last one may be smaller.
+        shuffle: in a new order each epoch, drawn from PyTorch's global random number generator.
+        order: of the indices, rather than ``shuffle``.
+    """
+    if order is None:
+        order = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)  # type: ignore
+    batches = BatchSampler(order, batch_size, drop_last=False)
+    return DataLoader(dataset, sampler=batches, batch_size=None)  # lists need no collation
+
+
+def shard(dataset: Dataset, rank: int, world_size: int) -> Subset:
+    """Return this process's shard: contiguous, and as large as the others, or by 1 larger."""
+    size = len(dataset)  # type: ignore[arg-type]
+    return Subset(dataset, range(size * rank // world_size, size * (rank + 1) // world_size))
 
 
 def setting_name(num_quadrant_inputs: int) -> str:

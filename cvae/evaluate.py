@@ -1,6 +1,7 @@
-"""The rows of the table with their standard errors, how far to trust them, and samples to look at."""
+"""The rows of the table with their standard errors, how far to trust them, and samples."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +9,9 @@ import pyro
 import torch
 from pyro.infer import Predictive
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from cvae.baseline import missing_pixel_indices
-from cvae.data import CVAEMNIST
 from cvae.estimators import (
     baseline_nll,
     effective_sample_size,
@@ -20,7 +21,6 @@ from cvae.estimators import (
     monte_carlo,
 )
 from cvae.model import CVAE
-from cvae.training import distributed
 
 __all__ = ["Estimate", "Evaluation", "draw_samples", "evaluate", "with_error"]
 
@@ -32,7 +32,7 @@ class Estimate:
     """A mean over images, in nats.
 
     Attributes:
-        mean: of negative CLLs, lower is better, or of what the row says, such as a difference of two.
+        mean: of negative CLLs, lower is better, or of what the row says.
         standard_error: of that mean, over images; None for a single image.
         num_images: images of the split.
         num_particles: latent samples an image; 0 where there are none.
@@ -57,8 +57,8 @@ class Evaluation:
 
     Attributes:
         rows: the table's rows, in order.
-        diagnostics: further rows, which tell how far to trust those and how the model uses its latent
-            variables: estimates in nats, or plain numbers.
+        diagnostics: further rows, which tell how far to trust those and how the model uses its
+            latent variables: estimates in nats, or plain numbers.
     """
 
     rows: dict[str, Estimate]
@@ -77,37 +77,45 @@ class Evaluation:
 
 
 def evaluate(
-    cvae: CVAE, dataset: CVAEMNIST, *, num_particles: int = 10, num_importance_samples: int = 100
+    cvae: CVAE,
+    dataset: Dataset,
+    *,
+    num_particles: int = 10,
+    num_importance_samples: int = 100,
+    gather: Callable[[Tensor], Tensor] = lambda per_image: per_image,
 ) -> Evaluation:
     """Fill one column of the table.
 
     Args:
         cvae: a trained model.
-        dataset: the split to evaluate on; each process of a run evaluates a portion of it.
+        dataset: the images to evaluate on.
         num_particles: for ``CVAE (Monte Carlo)``, the negative ELBO.
         num_importance_samples: for prior sampling and importance sampling.
+        gather: puts the values, of shape (..., images), of all processes together, where several
+            evaluate a shard of the images each.
 
     Returns:
-        In its rows, ``Performance gap`` is baseline minus Monte Carlo, with the standard error of the
-        differences image by image; ``KL`` and ``Reconstruction`` add up to Monte Carlo.  A latent is active
-        if its KL is over 0.01 nats on average; there is no such row where only the KL of all latents together is
-        known.  The worst percentile is the one that 1 % of images lie below.
+        In its rows, ``Performance gap`` is baseline minus Monte Carlo, with the standard error of
+        the differences image by image; ``KL`` and ``Reconstruction`` add up to Monte Carlo.  A
+        latent is active if its KL is over 0.01 nats on average; there is no such row where only
+        the KL of all latents together is known.  Below the worst percentile are 1 % of images.
     """
 
     def with_sample_size(weights: Tensor) -> Tensor:
         return torch.stack([importance_sampling(weights), effective_sample_size(weights)])
 
-    portion, many = distributed.process_portion(dataset), num_importance_samples
-    baseline = _gathered(baseline_nll(cvae.baseline_net, portion))
-    elbo = _gathered(estimate_cll(cvae, portion, num_particles=num_particles, reduction=monte_carlo))
-    prior = _gathered(estimate_cll(cvae, portion, num_particles=many, proposal="prior"))
-    importance, sample_sizes = _gathered(
-        estimate_cll(cvae, portion, num_particles=many, reduction=with_sample_size)
-    )
-    latents = _gathered(kl_per_latent(cvae, portion))  # (latents, images)
+    def estimate(particles: int, **options: Any) -> Tensor:
+        return gather(estimate_cll(cvae, dataset, num_particles=particles, **options))
+
+    many = num_importance_samples
+    baseline = gather(baseline_nll(cvae.baseline_net, dataset))
+    elbo = estimate(num_particles, reduction=monte_carlo)
+    prior = estimate(many, proposal="prior")
+    importance, sample_sizes = estimate(many, reduction=with_sample_size)
+    latents = gather(kl_per_latent(cvae, dataset))  # (latents, images)
     kl = latents.sum(0)
     num_active = float((latents.mean(1) > MIN_KL_OF_ACTIVE_LATENT).sum())
-    missing = len(missing_pixel_indices(dataset[:1]["input"]))
+    num_missing = len(missing_pixel_indices(dataset[0]["input"][None]))
     return Evaluation(
         rows={
             "NN (baseline)": Estimate.over(baseline, 0),
@@ -117,19 +125,16 @@ def evaluate(
             "Performance gap": Estimate.over(baseline - elbo, num_particles),
         },
         diagnostics={
-            "KL": Estimate.over(kl, 0),
+            "KL": Estimate.over(kl, 0 if len(latents) > 1 else 1),
             "Reconstruction": Estimate.over(elbo - kl, num_particles),
-            "Performance gap per pixel": Estimate.over((baseline - elbo) / missing, num_particles),
+            "Performance gap per pixel": Estimate.over(
+                (baseline - elbo) / num_missing, num_particles
+            ),
             "Effective sample size, median": sample_sizes.median().item(),
             "Effective sample size, worst percentile": sample_sizes.quantile(0.01).item(),
-            **({} if len(latents) == 1 else {"Active latents": num_active}),
+            **({"Active latents": num_active} if len(latents) > 1 else {}),
         },
     )
-
-
-def _gathered(per_image: Tensor) -> Tensor:
-    """Put values of shape (..., images) of all processes together."""
-    return torch.cat(distributed.gather(per_image), dim=-1)
 
 
 def with_error(value: float, error: float | None) -> str:

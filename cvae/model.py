@@ -1,5 +1,7 @@
 """The conditional variational auto-encoder: its three networks, Pyro model and guide."""
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -8,13 +10,11 @@ import torch.nn.functional as F
 from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
 from torch import Tensor
-from torch.distributions import constraints
 
-from cvae import HIDDEN_1, HIDDEN_2, NUM_PIXELS, Z_DIM
 from cvae.baseline import BaselineNet, is_missing, linear, missing_pixel_indices
-from cvae.choices import ACTIVATIONS, GENERATION_INPUTS, check_choice
+from cvae.config import ACTIVATIONS, GENERATION_INPUTS
 
-__all__ = ["CVAE", "Decoder", "Encoder", "GreyBernoulli"]
+__all__ = ["CVAE", "Decoder", "Encoder"]
 
 MAX_LOG_SCALE = 20.0  # keeps scales, their squares and their inverses finite in single precision
 
@@ -22,31 +22,30 @@ MAX_LOG_SCALE = 20.0  # keeps scales, their squares and their inverses finite in
 class Encoder(nn.Module):
     """Diagonal Gaussian over the latent variables, given an image put together from two.
 
-    Serves as the prior network p(z|x), with the baseline's prediction in the missing pixels, and as the
-    recognition network q(z|x,y), with the truth there.
+    Serves as the prior network p(z|x), with the baseline's prediction in the missing pixels, and as
+    the recognition network q(z|x,y), with the truth there.
 
     Args:
         z_dim: number of latent variables.
         hidden_1: units of the first hidden layer.
         hidden_2: units of the second hidden layer.
-        activation: of the hidden layers, one of ``cvae.choices.ACTIVATIONS``.
+        activation: of the hidden layers, ``"relu"`` or ``"silu"``.
         num_pixels: height times width of an image.
     """
 
     def __init__(
         self,
-        z_dim: int = Z_DIM,
-        hidden_1: int = HIDDEN_1,
-        hidden_2: int = HIDDEN_2,
+        z_dim: int = 200,
+        hidden_1: int = 500,
+        hidden_2: int = 500,
         activation: str = "relu",
-        num_pixels: int = NUM_PIXELS,
+        num_pixels: int = 784,
     ) -> None:
         super().__init__()
         self.fc1 = nn.Linear(num_pixels, hidden_1)
         self.fc2 = nn.Linear(hidden_1, hidden_2)
         self.fc31 = nn.Linear(hidden_2, z_dim)
         self.fc32 = nn.Linear(hidden_2, z_dim)
-        check_choice(activation, ACTIVATIONS)
         self.activation = getattr(F, activation)
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,28 +70,27 @@ class Decoder(nn.Module):
         z_dim: number of latent variables.
         hidden_1: units of the first hidden layer.
         hidden_2: units of the second hidden layer.
-        activation: of the hidden layers, one of ``cvae.choices.ACTIVATIONS``.
-        generation_input: ``"z"`` as in the tutorial, or ``"xz"`` as in the paper, for which a layer ``fc0``
-            of the input image adds to the first one.
+        activation: of the hidden layers, ``"relu"`` or ``"silu"``.
+        generation_input: ``"z"`` as in the tutorial, or ``"xz"`` as in the paper, for which a layer
+            ``fc0`` of the input image adds to the first one.
         num_pixels: height times width of an image.
     """
 
     def __init__(
         self,
-        z_dim: int = Z_DIM,
-        hidden_1: int = HIDDEN_1,
-        hidden_2: int = HIDDEN_2,
+        z_dim: int = 200,
+        hidden_1: int = 500,
+        hidden_2: int = 500,
         activation: str = "relu",
         generation_input: str = "z",
-        num_pixels: int = NUM_PIXELS,
+        num_pixels: int = 784,
     ) -> None:
         super().__init__()
-        check_choice(generation_input, GENERATION_INPUTS)
-        self.fc0 = nn.Linear(num_pixels, hidden_1, bias=False) if generation_input == "xz" else None
+        sees_x = generation_input == "xz"
+        self.fc0 = nn.Linear(num_pixels, hidden_1, bias=False) if sees_x else None
         self.fc1 = nn.Linear(z_dim, hidden_1)
         self.fc2 = nn.Linear(hidden_1, hidden_2)
         self.fc3 = nn.Linear(hidden_2, num_pixels)
-        check_choice(activation, ACTIVATIONS)
         self.activation = getattr(F, activation)
 
     def forward(self, z: Tensor, x: Tensor | None = None) -> Tensor:
@@ -100,12 +98,13 @@ class Decoder(nn.Module):
 
         Args:
             z: shape (*particles, batch, z_dim).
-            x: input images with 0 in the missing pixels, shape (batch, num_pixels), for a net that sees them.
+            x: input images with 0 in the missing pixels, shape (batch, num_pixels), for a network
+                that sees them.
         """
         return torch.sigmoid(self.logits(z, x))
 
     def logits(self, z: Tensor, x: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
-        """Return the log odds of all pixels, shape (*particles, batch, num_pixels), or of the given ones only."""
+        """Return the log odds of all pixels, or of the given ones only, in the last dimension."""
         hidden = self.fc1(z)
         if self.fc0 is not None:
             hidden = hidden + self.fc0(x)
@@ -113,79 +112,62 @@ class Decoder(nn.Module):
         return linear(hidden, self.fc3, pixels)
 
 
-class GreyBernoulli(dist.Bernoulli):
-    r"""Bernoulli whose formula also scores grey values, in [0, 1].
-
-    .. math:: y \log p + (1 - y) \log(1 - p) = y l - \log(1 + e^l), \quad l = \log \frac{p}{1 - p}
-
-    For grey values that is a cross-entropy and no normalised likelihood.
-    """
-
-    support = constraints.unit_interval
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Return the formula's value in nats, in the shape of ``value`` and the logits together."""
-        if self._validate_args:
-            self._validate_sample(value)
-        return value * self.logits - F.softplus(self.logits)
-
-
 class CVAE(PyroModule):
     r"""Conditional variational auto-encoder on top of a trained baseline.
 
     .. math:: p(y|x) = \int p(y|x, z) \, p(z|x, \hat y(x)) \, dz
 
-    Sohn, Lee, Yan (2015), section 4, where :math:`\hat y` is the baseline's prediction.  By default, as in the
-    tutorial, the generation network sees x through z alone.  The baseline is frozen: it is never trained here, and
-    always predicts in evaluation mode.
+    Sohn, Lee, Yan (2015), section 4, where :math:`\hat y` is the baseline's prediction.  By
+    default, as in the tutorial, the generation network sees x through z alone.  The baseline is
+    frozen: it is never trained here, and always predicts in evaluation mode.
 
-    The networks are attributes that can be replaced.  ``prior_net`` and ``recognition_net`` map images with missing
-    pixels and values for these to mean and standard deviation of z, like :class:`Encoder`.  ``generation_net`` maps
-    z of shape (*particles, batch, z_dim) to probabilities of all pixels, shape (*particles, batch, num_pixels), and
-    with ``generation_input="xz"`` it is called with the known pixels too, like :class:`Decoder`.  Every parameter of
-    the CVAE that is not the baseline's is trained and saved: further modules, and ``nn.Parameter`` or ``PyroParam``
-    attributes, too.
+    The networks are attributes that can be replaced.  ``prior_net`` and ``recognition_net`` map
+    images with missing pixels and values for these to mean and standard deviation of z, like
+    :class:`Encoder`.  ``generation_net`` maps z of shape (*particles, batch, z_dim) to
+    probabilities of all pixels, shape (*particles, batch, num_pixels), and with
+    ``generation_input="xz"`` it is called with the known pixels too, like :class:`Decoder`; it may
+    have ``logits``, which computes only the missing pixels.  Every parameter that is not the
+    baseline's is trained and saved: further modules, ``nn.Parameter`` and ``PyroParam`` attributes.
 
     Args:
         z_dim: number of latent variables.
         hidden_1: units of the first hidden layer of each network.
         hidden_2: units of the second hidden layer of each network.
-        pre_trained_baseline_net: the trained baseline, whose parameters are frozen; without one, a new net that
-            waits for ``load_state_dict``.
-        masked_with: value of missing pixels in the images that the baseline was trained with, outside [0, 1].
-            Only :class:`cvae.trained.TrainedCVAE` needs it: to the model, every such value means a missing pixel.
-        activation: of the hidden layers, one of ``cvae.choices.ACTIVATIONS``; the baseline's own stay ReLU.
-        generation_input: what the generation network sees, one of
-            ``cvae.choices.GENERATION_INPUTS``.
+        pre_trained_baseline_net: the trained baseline, whose parameters are frozen; without one, a
+            new network that waits for ``load_state_dict``.
+        activation: of the hidden layers, ``"relu"`` or ``"silu"``; the baseline's own stay ReLU.
+        generation_input: what the generation network sees, ``"z"`` or ``"xz"``.
         num_pixels: height times width of an image.
 
     Raises:
-        ValueError: ``masked_with`` lies in [0, 1], where it could not be told from a pixel; or no activation
-            or input has that name.
+        ValueError: no activation or input has that name.
     """
 
     def __init__(
         self,
-        z_dim: int = Z_DIM,
-        hidden_1: int = HIDDEN_1,
-        hidden_2: int = HIDDEN_2,
+        z_dim: int = 200,
+        hidden_1: int = 500,
+        hidden_2: int = 500,
         pre_trained_baseline_net: BaselineNet | None = None,
-        masked_with: float = -1,
         activation: str = "relu",
         generation_input: str = "z",
-        num_pixels: int = NUM_PIXELS,
+        num_pixels: int = 784,
     ) -> None:
         super().__init__()
-        if 0 <= masked_with <= 1:
-            raise ValueError(f"masked_with must lie outside [0, 1], where pixels are, not at {masked_with}")
+        for name, value, choices in (
+            ("activation", activation, ACTIVATIONS),
+            ("generation_input", generation_input, GENERATION_INPUTS),
+        ):
+            if value not in choices:
+                raise ValueError(f"unknown {name} {value!r}; choose {' or '.join(choices)}")
         if pre_trained_baseline_net is None:
             pre_trained_baseline_net = BaselineNet(hidden_1, hidden_2, num_pixels)
+        sizes = z_dim, hidden_1, hidden_2, activation
         self.baseline_net = pre_trained_baseline_net.requires_grad_(False).eval()
-        self.prior_net = Encoder(z_dim, hidden_1, hidden_2, activation, num_pixels)
-        self.generation_net = Decoder(z_dim, hidden_1, hidden_2, activation, generation_input, num_pixels)
-        self.recognition_net = Encoder(z_dim, hidden_1, hidden_2, activation, num_pixels)
+        self.prior_net: Any = Encoder(*sizes, num_pixels)
+        self.generation_net: Any = Decoder(*sizes, generation_input, num_pixels)
+        self.recognition_net: Any = Encoder(*sizes, num_pixels)
         self.generation_input = generation_input
-        self.masked_with = masked_with
 
     def train(self, mode: bool = True) -> "CVAE":
         """Set the mode of all networks but the baseline."""
@@ -195,61 +177,69 @@ class CVAE(PyroModule):
 
     @torch.no_grad()
     def baseline_predictions(self, xs: Tensor) -> Tensor:
-        """Return the baseline's predictions, in the shape of ``xs``; no gradient reaches the baseline."""
+        """Return the baseline's predictions, in the shape of ``xs``; they carry no gradient."""
         return self.baseline_net(xs).view(xs.shape)
 
+    def prior(self, xs: Tensor) -> dist.TorchDistribution:
+        """Return p(z|x), batch shape (batch,) and event shape (z_dim,)."""
+        return dist.Normal(*self.prior_net(xs, self.baseline_predictions(xs))).to_event(1)
+
+    def posterior(self, xs: Tensor, ys: Tensor) -> dist.TorchDistribution:
+        """Return q(z|x,y), batch shape (batch,) and event shape (z_dim,)."""
+        return dist.Normal(*self.recognition_net(xs, ys)).to_event(1)
+
     def register_parameters(self) -> None:
-        """Tell Pyro of all parameters that are not frozen, as the baseline's are; called within a model."""
+        """Tell Pyro, from within a model, of all parameters that are not frozen."""
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 pyro.param(name, parameter)
 
-    def model(self, xs: Tensor, ys: Tensor | None = None, y_hat: Tensor | None = None) -> Tensor | None:
+    def model(self, xs: Tensor, ys: Tensor | None = None) -> Tensor | None:
         """Draw z from the prior network and score, or predict, the missing pixels.
 
-        Sites: ``"z"`` of event shape (z_dim,); ``"y"``, observed on the missing pixels when ``ys`` is
-        given, else the probabilities of all pixels.  Plate: ``"data"``, over images, at dim -1.
+        Sites: ``"z"`` of event shape (z_dim,); ``"y"``, observed on the missing pixels when ``ys``
+        is given, else the probabilities of all pixels.  Plate: ``"data"``, over images, at dim -1.
 
         Args:
-            xs: images with missing pixels, shape (batch, h, w) or (batch, num_pixels); all lack the same ones.
+            xs: images with missing pixels, shape (batch, h, w) or (batch, num_pixels); all lack the
+                same ones.
             ys: the missing pixels in [0, 1], in whole images of the same shape.
-            y_hat: the baseline's predictions, same shape, if they are cached.
 
         Returns:
             Without ``ys``, pixel probabilities of shape (*particles, batch, num_pixels).
 
         Raises:
-            ValueError: with ``ys`` and Pyro's validation on, its default: some images lack other pixels.
+            ValueError: with ``ys`` and Pyro's validation on: some images lack other pixels.
         """
         self.register_parameters()
-        with pyro.plate("data", xs.shape[0], dim=-1):
-            prior = self.prior_net(xs, self.baseline_predictions(xs) if y_hat is None else y_hat)
-            zs = pyro.sample("z", dist.Normal(*prior).to_event(1))
-            known = None if self.generation_input == "z" else xs.masked_fill(is_missing(xs), 0).flatten(1)
-            inputs = (zs,) if known is None else (zs, known)
+        with pyro.plate("data", len(xs), dim=-1):
+            zs = pyro.sample("z", self.prior(xs))
+            inputs = [zs]
+            if self.generation_input == "xz":
+                inputs.append(xs.masked_fill(is_missing(xs), 0).flatten(1))
             if ys is None:
                 loc = self.generation_net(*inputs)
                 # Probabilities show grey pixels better than samples of 0 or 1 would.
                 pyro.deterministic("y", loc.detach(), event_dim=1)
                 return loc
             if is_validation_enabled() and (is_missing(xs) != is_missing(xs[:1])).any():
-                raise ValueError("the images of a batch must all lack the same pixels: make a batch for each mask")
+                raise ValueError("all images of a batch must lack the same pixels")
             missing = missing_pixel_indices(xs)
-            if isinstance(self.generation_net, Decoder):  # computes these pixels alone; another net computes all
-                missing_pixels = GreyBernoulli(logits=self.generation_net.logits(zs, known, missing))
+            if hasattr(
+                self.generation_net, "logits"
+            ):  # so that it computes the missing pixels alone
+                scored = {"logits": self.generation_net.logits(*inputs, pixels=missing)}
             else:
-                missing_pixels = GreyBernoulli(probs=self.generation_net(*inputs).index_select(-1, missing))
-            pyro.sample("y", missing_pixels.to_event(1), obs=ys.flatten(1).index_select(-1, missing))
+                scored = {"probs": self.generation_net(*inputs).index_select(-1, missing)}
+            # Targets are grey, which the formula takes, though they are not in the support.
+            likelihood = dist.Bernoulli(**scored, validate_args=False).to_event(1)
+            pyro.sample("y", likelihood, obs=ys.flatten(1).index_select(-1, missing))
             return None
 
-    def guide(self, xs: Tensor, ys: Tensor | None = None, y_hat: Tensor | None = None) -> None:
+    def guide(self, xs: Tensor, ys: Tensor | None = None) -> None:
         """Draw z from the recognition network, or without ``ys`` from the prior network.
 
         Arguments are those of :meth:`model`.
         """
-        with pyro.plate("data", xs.shape[0], dim=-1):
-            if ys is None:
-                loc, scale = self.prior_net(xs, self.baseline_predictions(xs) if y_hat is None else y_hat)
-            else:
-                loc, scale = self.recognition_net(xs, ys)
-            pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+        with pyro.plate("data", len(xs), dim=-1):
+            pyro.sample("z", self.prior(xs) if ys is None else self.posterior(xs, ys))

@@ -1,8 +1,12 @@
-"""Training of the baseline and of the CVAE, with early stopping."""
+"""Training of the baseline and of the CVAE: Pyro's SVI, early stopping, and the loop of both."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import copy
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import pyro
 import torch
@@ -10,27 +14,60 @@ import torch.nn as nn
 from pyro import poutine
 from pyro.infer import ELBO, SVI, TraceMeanField_ELBO
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
+from tqdm import tqdm
 
+from cvae import distributed
 from cvae.baseline import BaselineNet, missing_pixel_nll
+from cvae.checkpoint import Checkpoint, random_state, set_random_state
+from cvae.config import TrainingConfig
+from cvae.console import epoch_bar
 from cvae.estimators import kl_divergences
 from cvae.model import CVAE
-from cvae.storage.checkpoint import Checkpoint
-from cvae.training.history import History
-from cvae.training.loop import fit
-from cvae.training.optimizer import Optimizer
-from cvae.training.progress import Progress
-from cvae.training.settings import TrainingSettings
-from cvae.training.state import TrainingState
+from cvae.optimizer import Optimizer, TrainingError
 
-__all__ = ["EarlyStopping", "train_baseline", "train_cvae"]
+__all__ = ["EarlyStopping", "History", "TrainingError", "train_baseline", "train_cvae"]
 
-Batch = dict[str, Any]
+logger = logging.getLogger(__name__)
+
+Losses = dict[str, float]
+
+SHOW_EVERY = 25  # steps: to show a loss, the CPU has to wait for the GPU
+
+
+@dataclass
+class History:
+    """Losses of every epoch in nats per image, lower is better.
+
+    Attributes:
+        epochs: a dict for each epoch: ``train`` and ``val`` losses, ``seconds``, and for the CVAE
+            the two terms of ``val``, ``reconstruction`` and ``kl``.
+        snapshots: what the net predicted after each epoch, where that was asked for.
+    """
+
+    epochs: list[Losses] = field(default_factory=list)
+    snapshots: list[Tensor] = field(default_factory=list)
+
+    @property
+    def best_epoch(self) -> int:
+        """Number, from 1, of the first epoch with the lowest validation loss; 0 before any."""
+        losses = [epoch["val"] for epoch in self.epochs]
+        return 1 + losses.index(min(losses)) if losses else 0
+
+    @property
+    def best_loss(self) -> float:
+        """The lowest validation loss, nats per image."""
+        return min(epoch["val"] for epoch in self.epochs)
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of all epochs."""
+        return sum(epoch["seconds"] for epoch in self.epochs)
 
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop when the validation loss has not become lower for so many epochs; the best epoch's weights are used.
+    """Stop when the validation loss has not become lower for so many epochs.
 
     Args:
         patience: number of epochs without a lower validation loss after which training stops.
@@ -46,10 +83,10 @@ class EarlyStopping:
 def train_baseline(
     net: BaselineNet,
     dataloaders: dict[str, DataLoader],
-    settings: TrainingSettings = TrainingSettings(),
+    training: TrainingConfig = TrainingConfig(),
     *,
     checkpoint: Checkpoint | None = None,
-    progress: Progress | None = None,
+    name: str = "",
 ) -> History:
     """Train the baseline by maximum likelihood and leave it with its best weights.
 
@@ -58,9 +95,9 @@ def train_baseline(
     Args:
         net: trained in place, all of its parameters.
         dataloaders: keyed ``"train"`` and ``"val"``, of samples with ``input`` and ``output``.
-        settings: number of epochs, learning rate and the like.
+        training: number of epochs, learning rate and the like.
         checkpoint: where each epoch is saved, and where an interrupted run is resumed from.
-        progress: display of the whole command.
+        name: of the run, at the beginning of its log lines.
 
     Returns:
         The losses of every epoch.
@@ -70,90 +107,186 @@ def train_baseline(
         FileError: the checkpoint does not fit.
         OSError: the checkpoint can't be written.
     """
-    optimizer = _make_optimizer(net.requires_grad_(True), settings, dataloaders)
+    optimizer = Optimizer(net.requires_grad_(True), training, len(dataloaders["train"]))
 
-    def step(batch: Batch) -> Tensor:
-        with _autocast(settings, net):
-            loss = missing_pixel_nll(net, batch["input"], batch["output"]).sum()
+    def step(xs: Tensor, ys: Tensor) -> Tensor:
+        with _autocast(net, training):
+            loss = missing_pixel_nll(net, xs, ys).sum()
         loss.backward()
         optimizer()
         return loss.detach()
 
-    def validate(batch: Batch) -> Batch:
-        return {"val": missing_pixel_nll(net, batch["input"], batch["output"]).sum()}
+    def validate(xs: Tensor, ys: Tensor) -> Losses:
+        return {"val": missing_pixel_nll(net, xs, ys).sum().item()}
 
-    state = TrainingState(net, optimizer, EarlyStopping(settings.early_stop_patience), settings.num_epochs)
-    return fit("baseline", state, step, validate, dataloaders, checkpoint, progress)
+    return _fit("baseline", name, net, optimizer, step, validate, dataloaders, training, checkpoint)
 
 
 def train_cvae(
     cvae: CVAE,
     dataloaders: dict[str, DataLoader],
-    settings: TrainingSettings = TrainingSettings(),
+    training: TrainingConfig = TrainingConfig(),
     *,
     elbo: ELBO | None = None,
     checkpoint: Checkpoint | None = None,
-    progress: Progress | None = None,
+    name: str = "",
     snapshot: Callable[[int], Tensor] | None = None,
 ) -> History:
-    r"""Train all parameters of a CVAE but the frozen baseline's, by stochastic variational inference.
+    r"""Train a CVAE, all but its frozen baseline, by stochastic variational inference.
 
     Minimises the negative evidence lower bound with one particle,
 
     .. math:: KL(q(z|x,y) \| p(z|x)) - \log p(y|z), \quad z \sim q(z|x,y)
 
-    (Sohn, Lee, Yan (2015), equation 4) and leaves the CVAE with its best weights.  The baseline inside it
-    is not changed.
+    (Sohn, Lee, Yan (2015), equation 4) and leaves the CVAE with its best weights.
 
     Args:
         cvae: trained in place.
-        dataloaders: as for :func:`train_baseline`; samples hold ``y_hat`` if the baseline's predictions are cached.
-        elbo: Pyro's estimate of the bound, by default ``TraceMeanField_ELBO()`` with the KL term in closed form.
-            Validation and early stopping have the same estimate.
-        snapshot: called with the number of each epoch after it; what it returns is saved in the history.
-
-    Raises:
-        TrainingError: model or guide has a parameter that the CVAE does not own, such as a bare ``pyro.param``.
+        elbo: Pyro's estimate of the bound, by default ``TraceMeanField_ELBO()`` with the KL term in
+            closed form.  Validation and early stopping have the same estimate.
+        snapshot: called with the number of each epoch after it; the history holds its results.
 
     Other arguments, results and errors are those of :func:`train_baseline`.
+
+    Raises:
+        TrainingError: model or guide has a parameter that is not the CVAE's: a bare ``pyro.param``.
     """
     elbo = elbo or TraceMeanField_ELBO()
     cvae.baseline_net.requires_grad_(False)
-    optimizer = _make_optimizer(cvae, settings, dataloaders)
-    model, guide = (_autocast(settings, cvae)(each) for each in (cvae.model, cvae.guide))
-    svi = SVI(model, guide, optimizer, loss=elbo)
+    optimizer = Optimizer(cvae, training, len(dataloaders["train"]))
+    autocast = _autocast(cvae, training)
+    svi = SVI(autocast(cvae.model), autocast(cvae.guide), optimizer, loss=elbo)
 
-    def step(batch: Batch) -> float:
-        return svi.step(*_inputs(batch))
-
-    def validate(batch: Batch) -> Batch:
-        traced_model, traced_guide = poutine.trace(cvae.model), poutine.trace(cvae.guide)
-        loss = elbo.loss(traced_model, traced_guide, *_inputs(batch))
-        kl_per_particle = kl_divergences(traced_model.trace, traced_guide.trace).sum(-1)
-        kl = kl_per_particle.reshape(-1, len(batch["input"])).mean(0).sum().item()
+    def validate(xs: Tensor, ys: Tensor) -> Losses:
+        model, guide = poutine.trace(cvae.model), poutine.trace(cvae.guide)
+        loss = elbo.loss(model, guide, xs, ys)
+        divergences = kl_divergences(model.trace, guide.trace).sum(-1)
+        kl = divergences.reshape(-1, len(xs)).mean(0).sum().item()
         return {"val": loss, "reconstruction": loss - kl, "kl": kl}
 
-    state = TrainingState(cvae, optimizer, EarlyStopping(settings.early_stop_patience), settings.num_epochs)
-    # The scope keeps these parameters apart from those of any other model.  Without Pyro's own checks a
-    # loss that is not finite reaches ours.
+    # The scope keeps these parameters apart from those of any other model.  Without Pyro's own
+    # checks, a loss that is not finite reaches ours.
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        return fit("CVAE", state, step, validate, dataloaders, checkpoint, progress, snapshot)
+        return _fit(
+            "CVAE",
+            name,
+            cvae,
+            optimizer,
+            svi.step,
+            validate,
+            dataloaders,
+            training,
+            checkpoint,
+            snapshot,
+        )
 
 
-def _make_optimizer(
-    net: nn.Module, settings: TrainingSettings, dataloaders: dict[str, DataLoader]
-) -> Optimizer:
-    """Make the optimizer of all parameters that are not frozen."""
-    parameters = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
-    return Optimizer(parameters, settings, steps_per_epoch=len(dataloaders["train"]))
+def _autocast(net: nn.Module, training: TrainingConfig) -> torch.autocast:
+    """Compute matrix products in the precision of the config."""
+    device, precision = next(net.parameters()).device.type, getattr(torch, training.precision)
+    return torch.autocast(device, precision, enabled=training.precision != "float32")
 
 
-def _inputs(batch: Batch) -> list[Tensor]:
-    """Return the arguments of model and guide: the baseline's predictions only if they are cached."""
-    return [batch[name] for name in ("input", "output", "y_hat") if name in batch]
+def _fit(
+    part: str,
+    name: str,
+    net: nn.Module,
+    optimizer: Optimizer,
+    step: Callable[[Tensor, Tensor], Tensor | float],
+    validate: Callable[[Tensor, Tensor], Losses],
+    dataloaders: dict[str, DataLoader],
+    training: TrainingConfig,
+    checkpoint: Checkpoint | None,
+    snapshot: Callable[[int], Tensor] | None = None,
+) -> History:
+    """Train a net until its last epoch or early stopping, and leave it with its best weights.
+
+    ``step`` takes a gradient step on a batch and returns the loss before it, ``validate`` returns
+    losses of a batch by name, of which ``val`` decides; all are sums over images.
+    """
+    run, num_epochs = f"{name}, {part}".strip(" ,"), training.epochs(len(dataloaders["train"]))
+    history, best_weights = History(), net.state_dict()
+    stop_early = EarlyStopping(training.early_stop_patience)
+    device = next(net.parameters()).device
+    if distributed.rank():  # noise of its own, for images of its own
+        torch.manual_seed(torch.initial_seed() + distributed.rank())
+
+    def finished() -> bool:
+        return len(history.epochs) >= num_epochs or stop_early(history)
+
+    if checkpoint is not None and part in checkpoint.parts:
+        with checkpoint.reading():
+            saved = checkpoint.parts[part]
+            history, best_weights = History(saved["epochs"], saved["snapshots"]), saved["best"]
+            if not finished():
+                net.load_state_dict(saved["weights"])
+                optimizer.load_state_dict(saved["optimizer"])
+                if distributed.rank() < len(saved["random"]):  # else saved by fewer processes
+                    set_random_state(saved["random"][distributed.rank()])
+                logger.info("%s: resumed after epoch %d", run, len(history.epochs))
+
+    while not finished():
+        start, epoch = time.perf_counter(), len(history.epochs) + 1
+        title = f"{run}, epoch {epoch}/{num_epochs}"
+        order = getattr(dataloaders["train"].sampler, "sampler", None)
+        if isinstance(order, DistributedSampler):
+            order.set_epoch(epoch)
+
+        net.train()
+        losses, images = [], 0
+        with epoch_bar(dataloaders["train"], title) as bar:
+            for batch in bar:
+                optimizer.batch_size = len(batch["input"]) * distributed.world_size()
+                losses.append(step(batch["input"], batch["output"]))
+                images += len(batch["input"])
+                if not bar.disable and len(losses) % SHOW_EVERY == 0:
+                    bar.set_postfix(loss=f"{sum(map(float, losses)) / images:.1f}", refresh=False)
+        averages = _average({"train": sum(map(float, losses)), "images": images})
+
+        net.eval()
+        sums: Counter[str] = Counter()
+        with torch.no_grad():
+            for batch in dataloaders["val"]:
+                sums.update(validate(batch["input"], batch["output"]))
+                sums["images"] += len(batch["input"])
+        averages |= _average(sums)
+
+        for split in ("train", "val"):
+            if not math.isfinite(averages[split]):
+                advice = "try a smaller --learning-rate"
+                raise TrainingError(f"{title}: the {split} loss is {averages[split]}: {advice}")
+        history.epochs.append(averages | {"seconds": time.perf_counter() - start})
+        if snapshot is not None:
+            history.snapshots.append(snapshot(epoch))
+        if history.best_epoch == epoch:
+            best_weights = copy.deepcopy(net.state_dict())
+        random_states = distributed.gather(random_state(device))
+        if checkpoint is not None and distributed.is_main():
+            saved = {"epochs": history.epochs, "snapshots": history.snapshots, "best": best_weights}
+            if not finished():
+                saved |= {"weights": net.state_dict(), "optimizer": optimizer.state_dict()}
+                saved |= {"random": random_states}
+            checkpoint.save(**{part: saved})
+        _log_epoch(title, history, num_epochs)
+
+    net.load_state_dict(best_weights)
+    net.eval()
+    return history
 
 
-def _autocast(settings: TrainingSettings, net: nn.Module) -> torch.autocast:
-    """Compute matrix products in the precision of the settings."""
-    device = next(net.parameters()).device.type
-    return torch.autocast(device, getattr(torch, settings.precision), enabled=settings.precision != "float32")
+def _average(sums: Mapping[str, float]) -> Losses:
+    """Divide sums over images by their number, for all processes together."""
+    gathered = distributed.gather(dict(sums))
+    totals = {name: sum(each[name] for each in gathered) for name in sums}
+    images = totals.pop("images")
+    return {name: total / images for name, total in totals.items()}
+
+
+def _log_epoch(title: str, history: History, num_epochs: int) -> None:
+    """Log the losses of the last epoch, and how long the rest takes at most."""
+    last, number = history.epochs[-1], len(history.epochs)
+    terms = " (reconstruction {reconstruction:.2f} + KL {kl:.2f})" if "kl" in last else ""
+    line = "training {train:.2f}, validation {val:.2f}" + terms + ", best {best:.2f} nats/image"
+    left = tqdm.format_interval((num_epochs - number) * history.seconds / number)
+    shown = line.format(**last, best=history.best_loss)
+    logger.info("%s: %s, %.1f s, at most %s left", title, shown, last["seconds"], left)

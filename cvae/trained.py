@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils.data import StackDataset
 
 from cvae.baseline import is_missing
+from cvae.checkpoint import FileError, read_tensors
+from cvae.config import FILES
 from cvae.data import MaskImages
-from cvae.errors import FileError
 from cvae.estimators import estimate_cll
 from cvae.evaluate import draw_samples
 from cvae.model import CVAE
-from cvae.storage.files import read_tensors
 
 __all__ = ["TrainedCVAE"]
 
@@ -33,20 +33,24 @@ class TrainedCVAE:
         image_shape: height and width of its images; by default they are square.
 
     Raises:
-        ValueError: ``num_quadrant_inputs`` is not 1, 2 or 3, or the model's images have no such shape.
+        ValueError: ``num_quadrant_inputs`` is not 1, 2 or 3, or the model has other images.
     """
 
-    def __init__(self, cvae: CVAE, num_quadrant_inputs: int, image_shape: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, cvae: CVAE, num_quadrant_inputs: int, image_shape: Sequence[int] | None = None
+    ) -> None:
         num_pixels = cvae.baseline_net.num_pixels
         shape = tuple(image_shape or [math.isqrt(num_pixels)] * 2)
         if len(shape) != 2 or math.prod(shape) != num_pixels:
             raise ValueError(f"a model of {num_pixels} pixels can't have images of shape {shape}")
         self.cvae = cvae.eval()
-        self.mask = MaskImages(num_quadrant_inputs, cvae.masked_with)
+        self.mask = MaskImages(num_quadrant_inputs)
         self.known = ~is_missing(self.mask({"original": torch.zeros(shape)})["input"])  # (h, w)
 
     @classmethod
-    def load(cls, folder: str | Path, num_quadrant_inputs: int, device: str | torch.device = "cpu") -> "TrainedCVAE":
+    def load(
+        cls, folder: str | Path, num_quadrant_inputs: int, device: str | torch.device = "cpu"
+    ) -> "TrainedCVAE":
         """Read ``cvae_net_q{n}.pth``, and from ``metrics.json`` how the networks were made.
 
         Args:
@@ -56,47 +60,44 @@ class TrainedCVAE:
 
         Raises:
             FileError: a file is missing, damaged, or of another model.
-            ValueError: the images of ``metrics.json``, square if it does not say, are of another size than the model's.
         """
-        weights_path = Path(folder) / f"cvae_net_q{num_quadrant_inputs}.pth"
-        metrics_path = Path(folder) / "metrics.json"
+        weights_path = Path(folder) / FILES["cvae"].format(n=num_quadrant_inputs)
+        metrics_path = Path(folder) / FILES["metrics"]
         weights = read_tensors(weights_path)
         try:
             metrics = json.loads(metrics_path.read_text())
-            architecture = {name: metrics["arguments"][name] for name in ("activation", "generation_input")}
-            image_shape = [int(size) for size in metrics.get("image_shape", [])]
+            names = ("activation", "generation_input")
+            architecture = {name: metrics["arguments"][name] for name in names}
             hidden_1, num_pixels = weights["baseline_net.fc1.weight"].shape
             z_dim, hidden_2 = weights["prior_net.fc31.weight"].shape
             cvae = CVAE(z_dim, hidden_1, hidden_2, num_pixels=num_pixels, **architecture)
             cvae.load_state_dict(weights)
+            return cls(cvae.to(device), num_quadrant_inputs, metrics.get("image_shape"))
         except OSError as error:
             raise FileError(f"{metrics_path} can't be read ({error.strerror})") from error
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
-            raise FileError(f"{weights_path} and {metrics_path} are not of one model ({reason})") from error
-        return cls(cvae.to(device), num_quadrant_inputs, image_shape)
+            raise FileError(f"{weights_path} and {metrics_path} are not of one model") from error
 
     def complete(self, images: Tensor, num_samples: int = 1) -> Tensor:
         """Draw completions of images, whose missing quadrants are never looked at.
 
         Args:
-            images: shape (N, h, w) or (N, 1, h, w), floats that are in [0, 1] in the known quadrants.
+            images: shape (N, h, w) or (N, 1, h, w), floats in [0, 1] in the known quadrants.
             num_samples: completions an image, each from a latent sample of its own.
 
         Returns:
-            Probabilities in the missing pixels and the images' own values in the others, in the model's precision,
-            shape (num_samples, N, h, w).
+            Probabilities in the missing pixels and the images' own values in the others, in the
+            model's precision, shape (num_samples, N, h, w).
 
         Raises:
-            ValueError: the images are not of that kind, or of another size than the model's, or there are no
-                images or samples.
+            ValueError: the images are not of that kind or size, or there are no images or samples.
         """
         xs = self._masked(images, num_samples, self.known)["input"]
         with _pyro_lock:
             return torch.where(is_missing(xs), draw_samples(self.cvae, xs, num_samples), xs)
 
     def negative_cll(self, images: Tensor, num_particles: int = 100) -> Tensor:
-        """Estimate the negative conditional log-likelihood of the missing quadrants by importance sampling.
+        """Estimate the negative CLL of the missing quadrants by importance sampling.
 
         Args:
             images: whole, shape (N, h, w) or (N, 1, h, w), floats in [0, 1].
@@ -106,20 +107,22 @@ class TrainedCVAE:
             Nats, lower is better, float64 of shape (N,), on the CPU.
 
         Raises:
-            ValueError: the images are not of that kind, or of another size than the model's, or there are no
-                images or particles.
+            ValueError: the images are not of that kind or size, or there are none, or no particles.
         """
-        dataset = StackDataset(**self._masked(images, num_particles, torch.ones_like(self.known)))
+        everywhere = torch.ones_like(self.known)
+        dataset = StackDataset(**self._masked(images, num_particles, everywhere))
         with _pyro_lock:
             return estimate_cll(self.cvae, dataset, num_particles=num_particles)
 
     def _masked(self, images: Tensor, num_samples: int, checked: Tensor) -> dict[str, Any]:
-        """Divide images into ``input`` and ``output``, if all ``checked`` pixels, bool of shape (h, w), are fine."""
+        """Split images into ``input`` and ``output`` if all ``checked`` pixels are valid."""
         height, width = self.known.shape
         if images.shape[1:] not in ((height, width), (1, height, width)):
-            raise ValueError(f"images must have shape (N, {height}, {width}), not {tuple(images.shape)}")
+            shape = tuple(images.shape)
+            raise ValueError(f"images must have shape (N, {height}, {width}), not {shape}")
         if min(len(images), num_samples) < 1:
-            raise ValueError(f"images ({len(images)}) and samples of each ({num_samples}) must be at least 1")
+            counts = f"images ({len(images)}) and samples of each ({num_samples})"
+            raise ValueError(f"{counts} must be at least 1")
         if not images.is_floating_point() or is_missing(images[..., checked]).any():
             raise ValueError("images must be floats in [0, 1]: divide bytes by 255")
         original = images.reshape(-1, 1, height, width).to(next(self.cvae.parameters()))

@@ -64,7 +64,10 @@ def mnist_dir(tmp_path, monkeypatch):
     for split, value, count in (("train", 7, 60), ("t10k", 9, 10)):
         images = struct.pack(">IIII", 2051, count, 28, 28) + bytes([value]) * count * 784
         digits = struct.pack(">II", 2049, count) + bytes(item % 10 for item in range(count))
-        for name, content in ((f"{split}-images-idx3-ubyte", images), (f"{split}-labels-idx1-ubyte", digits)):
+        for name, content in (
+            (f"{split}-images-idx3-ubyte", images),
+            (f"{split}-labels-idx1-ubyte", digits),
+        ):
             (raw / name).write_bytes(content)
             md5s[f"MNIST/raw/{name}"] = hashlib.md5(content).hexdigest()
     monkeypatch.setattr(sources, "MD5S", md5s)

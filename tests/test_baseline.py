@@ -34,7 +34,9 @@ def test_output_is_the_tutorials_formula(shape):
 
 def test_chosen_pixels_have_the_logits_of_the_whole(batch):
     net, missing = BaselineNet(16, 12), missing_pixel_indices(batch["input"])
-    torch.testing.assert_close(net.logits(batch["input"], missing), net.logits(batch["input"])[:, missing])
+    torch.testing.assert_close(
+        net.logits(batch["input"], missing), net.logits(batch["input"])[:, missing]
+    )
 
 
 def test_missing_pixels_are_found_by_value(batch):
@@ -50,7 +52,9 @@ def test_loss_is_the_bernoulli_likelihood_of_the_missing_pixels(batch, masked_wi
     target = torch.where(batch["output"] == -1, masked_with, batch["output"])
     probabilities = torch.rand(8, 784) * 0.98 + 0.01
     scored = (batch["output"] != -1).view(8, 784)
-    likelihood = Bernoulli(probabilities, validate_args=False).log_prob(batch["output"].view(8, 784))
+    likelihood = Bernoulli(probabilities, validate_args=False).log_prob(
+        batch["output"].view(8, 784)
+    )
     expected = -(likelihood * scored).sum()
     torch.testing.assert_close(MaskedBCELoss(masked_with)(probabilities, target), expected)
 
@@ -84,4 +88,6 @@ def test_saturated_predictions_stay_finite(batch):
         net.fc3.bias[:] = 1e4
     nll = missing_pixel_nll(net, batch["input"], batch["output"])
     nll.sum().backward()
-    assert nll.isfinite().all() and all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+    assert nll.isfinite().all() and all(
+        p.grad is not None and p.grad.isfinite().all() for p in net.parameters()
+    )

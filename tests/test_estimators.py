@@ -30,7 +30,9 @@ def known_nll(cvae, xs, ys):
     """The negative CLL of a decoder that ignores z."""
     logits = cvae.generation_net.logits(torch.zeros(len(xs), 3))
     y = ys.view(-1, 784)
-    scores = y * torch.nn.functional.logsigmoid(logits) + (1 - y) * torch.nn.functional.logsigmoid(-logits)
+    scores = y * torch.nn.functional.logsigmoid(logits) + (1 - y) * torch.nn.functional.logsigmoid(
+        -logits
+    )
     return -(scores * (y != -1)).sum(-1).detach()
 
 
@@ -43,17 +45,23 @@ def test_weights_are_the_formula(cvae, xs_ys):
     pyro.set_rng_seed(0)
     with torch.no_grad():
         q = torch.distributions.Normal(*cvae.recognition_net(*xs_ys))
-        p = torch.distributions.Normal(*cvae.prior_net(xs_ys[0], cvae.baseline_predictions(xs_ys[0])))
+        p = torch.distributions.Normal(
+            *cvae.prior_net(xs_ys[0], cvae.baseline_predictions(xs_ys[0]))
+        )
         z = q.sample((5,))
         y = xs_ys[1].view(20, 784)
-        likelihood = torch.distributions.Bernoulli(cvae.generation_net(z), validate_args=False).log_prob(y)
+        likelihood = torch.distributions.Bernoulli(
+            cvae.generation_net(z), validate_args=False
+        ).log_prob(y)
         expected = (likelihood * (y != -1)).sum(-1) + (p.log_prob(z) - q.log_prob(z)).sum(-1)
     torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("proposal", ["recognition", "prior"])
 @pytest.mark.parametrize("reduction", [monte_carlo, importance_sampling])
-def test_exact_when_the_decoder_ignores_z_and_the_networks_agree(cvae, dataset, xs_ys, proposal, reduction):
+def test_exact_when_the_decoder_ignores_z_and_the_networks_agree(
+    cvae, dataset, xs_ys, proposal, reduction
+):
     ignore_z(cvae)
     make_constant(cvae.prior_net, 0.3, 0.7)
     make_constant(cvae.recognition_net, 0.3, 0.7)
@@ -64,7 +72,9 @@ def test_exact_when_the_decoder_ignores_z_and_the_networks_agree(cvae, dataset, 
 def test_prior_proposal_is_exact_when_the_decoder_ignores_z(cvae, xs_ys):
     ignore_z(cvae)
     weights = log_weights(cvae, *xs_ys, num_particles=4, proposal="prior")
-    torch.testing.assert_close(weights, -known_nll(cvae, *xs_ys).expand(4, 20), rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(
+        weights, -known_nll(cvae, *xs_ys).expand(4, 20), rtol=1e-5, atol=1e-3
+    )
 
 
 def test_proposals_are_equal_when_the_recognition_net_is_the_prior_net(cvae, xs_ys):
@@ -81,7 +91,9 @@ def test_monte_carlo_has_the_closed_form_kl(cvae, xs_ys):
     ignore_z(cvae)
     with torch.no_grad():
         q = torch.distributions.Normal(*cvae.recognition_net(*xs_ys))
-        p = torch.distributions.Normal(*cvae.prior_net(xs_ys[0], cvae.baseline_predictions(xs_ys[0])))
+        p = torch.distributions.Normal(
+            *cvae.prior_net(xs_ys[0], cvae.baseline_predictions(xs_ys[0]))
+        )
         kl = torch.distributions.kl_divergence(q, p).sum(-1)
     excess = -log_weights(cvae, *xs_ys, num_particles=4000) - known_nll(cvae, *xs_ys)
     error = excess.std(0) / math.sqrt(4000)
@@ -99,14 +111,16 @@ def test_importance_sampling_finds_the_integral(xs_ys):
     z = (0.5 + 1.5 * torch.as_tensor(nodes, dtype=torch.float32)).view(-1, 1, 1)
     with torch.no_grad():
         logits, y = cvae.generation_net.logits(z), xs_ys[1].view(20, 784)
-        scores = y * torch.nn.functional.logsigmoid(logits) + (1 - y) * torch.nn.functional.logsigmoid(
-            -logits
-        )
+        scores = y * torch.nn.functional.logsigmoid(logits) + (
+            1 - y
+        ) * torch.nn.functional.logsigmoid(-logits)
         log_masses = torch.as_tensor(np.log(masses / masses.sum()), dtype=torch.float32)
         exact = -((scores * (y != -1)).sum(-1) + log_masses[:, None]).logsumexp(0)
     for proposal in ("prior", "recognition"):
         weights = log_weights(cvae, *xs_ys, num_particles=particles, proposal=proposal)
-        relative = weights.softmax(0) * particles  # the delta method gives the error of the log of a mean
+        relative = (
+            weights.softmax(0) * particles
+        )  # the delta method gives the error of the log of a mean
         error = relative.std(0) / math.sqrt(particles)
         assert (abs(importance_sampling(weights) - exact) < 5 * error + 1e-3).all(), proposal
 
@@ -163,7 +177,9 @@ def test_baseline_is_scored_on_missing_pixels(cvae, dataset, xs_ys):
     y, probabilities = xs_ys[1].view(20, 784), cvae.baseline_net(xs_ys[0])
     scores = y * probabilities.log() + (1 - y) * (1 - probabilities).log()
     expected = -(scores * (y != -1)).sum(-1).detach().double()
-    torch.testing.assert_close(baseline_nll(cvae.baseline_net, dataset)[:20], expected, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        baseline_nll(cvae.baseline_net, dataset)[:20], expected, rtol=1e-4, atol=1e-3
+    )
 
 
 def test_effective_sample_size_counts_equal_weights():
@@ -181,8 +197,12 @@ def test_kl_is_that_of_two_gaussians(cvae, dataset, xs_ys):
     assert kl.shape == (3, 200) and kl.dtype == torch.float64
     with torch.no_grad():
         q_loc, q_scale = (t.double() for t in cvae.recognition_net(*xs_ys))
-        p_loc, p_scale = (t.double() for t in cvae.prior_net(xs_ys[0], cvae.baseline_predictions(xs_ys[0])))
-    expected = (p_scale / q_scale).log() + (q_scale**2 + (q_loc - p_loc) ** 2) / (2 * p_scale**2) - 0.5
+        p_loc, p_scale = (
+            t.double() for t in cvae.prior_net(xs_ys[0], cvae.baseline_predictions(xs_ys[0]))
+        )
+    expected = (
+        (p_scale / q_scale).log() + (q_scale**2 + (q_loc - p_loc) ** 2) / (2 * p_scale**2) - 0.5
+    )
     torch.testing.assert_close(kl.t()[:20], expected, rtol=1e-4, atol=1e-6)
 
 
@@ -218,7 +238,9 @@ class Toy:
         self.ys = torch.where(self.xs == -1, torch.bernoulli(torch.full((28, 28), 0.5)), -1.0)
 
     def weights(self, particles, proposal="recognition"):
-        return log_weights(self.cvae, self.xs, self.ys, num_particles=particles, proposal=proposal).double()
+        return log_weights(
+            self.cvae, self.xs, self.ys, num_particles=particles, proposal=proposal
+        ).double()
 
     def likelihoods(self):
         """Log likelihoods of the two signs, above first."""
@@ -254,7 +276,9 @@ def test_all_three_rows_have_the_toys_closed_forms():
         (importance_sampling(toy.weights(particles)), toy.nll()),
     ):
         error = per_image.std() / math.sqrt(images)
-        assert abs(per_image.mean() - exact) < 4 * error + per_image.var()  # the last for the bias, var / 2
+        assert (
+            abs(per_image.mean() - exact) < 4 * error + per_image.var()
+        )  # the last for the bias, var / 2
     assert toy.negative_elbo() - toy.nll() > 0.1  # else the bound would pass for the rest
 
 
@@ -276,7 +300,9 @@ def test_renyi_elbo_of_order_zero_is_importance_sampling(cvae, xs_ys):
     """At batch size 1, where Pyro sums over no images, and with the same noise."""
     xs, ys = (values[:1] for values in xs_ys)
     pyro.set_rng_seed(4)
-    renyi = pyro.infer.RenyiELBO(alpha=0, num_particles=30, vectorize_particles=True, max_plate_nesting=1)
+    renyi = pyro.infer.RenyiELBO(
+        alpha=0, num_particles=30, vectorize_particles=True, max_plate_nesting=1
+    )
     theirs = renyi.loss(cvae.model, cvae.guide, xs, ys)
     pyro.set_rng_seed(4)
     ours = importance_sampling(log_weights(cvae, xs, ys, num_particles=30))
@@ -295,13 +321,17 @@ def test_objective_has_the_kl_of_torch(cvae, xs_ys):
     loss = pyro.infer.TraceMeanField_ELBO().loss(cvae.model, cvae.guide, *xs_ys)
     with torch.no_grad():
         q = torch.distributions.Normal(*cvae.recognition_net(*xs_ys))
-        p = torch.distributions.Normal(*cvae.prior_net(xs_ys[0], cvae.baseline_predictions(xs_ys[0])))
+        p = torch.distributions.Normal(
+            *cvae.prior_net(xs_ys[0], cvae.baseline_predictions(xs_ys[0]))
+        )
         kl = torch.distributions.kl_divergence(q, p).sum()
     assert loss == pytest.approx((known_nll(cvae, *xs_ys).sum() + kl).item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 64, 200, 10_000])
-def test_however_particles_are_chunked_their_weights_are_averaged_once(cvae, dataset, rows, monkeypatch):
+def test_however_particles_are_chunked_their_weights_are_averaged_once(
+    cvae, dataset, rows, monkeypatch
+):
     weights = 30 * torch.randn(50, 200)
     image = particle = 0
 

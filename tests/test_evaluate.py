@@ -49,7 +49,10 @@ def test_diagnostics_belong_to_the_rows(cvae, dataset):
     per_pixel = more["Performance gap per pixel"]
     assert isinstance(per_pixel, Estimate)
     assert per_pixel.mean * 3 * 196 == pytest.approx(rows["Performance gap"].mean)
-    median, worst = more["Effective sample size, median"], more["Effective sample size, worst percentile"]
+    median, worst = (
+        more["Effective sample size, median"],
+        more["Effective sample size, worst percentile"],
+    )
     assert isinstance(median, float) and isinstance(worst, float) and 1 <= worst <= median <= 30
     assert 0 <= more["Active latents"] <= 3  # type: ignore[operator]
 
@@ -113,9 +116,14 @@ def test_what_marks_missing_pixels_changes_no_number(num_quadrant_inputs):
             data.cache_baseline_predictions(cvae.baseline_predictions)
         histories.append(train_cvae(cvae, loaders, TrainingSettings(num_epochs=2)))
         evaluation = evaluate(cvae, datasets["val"], num_particles=2, num_importance_samples=3)
-        trained, images = TrainedCVAE(cvae, num_quadrant_inputs), datasets["val"][range(5)]["original"].squeeze(1)
+        trained, images = (
+            TrainedCVAE(cvae, num_quadrant_inputs),
+            datasets["val"][range(5)]["original"].squeeze(1),
+        )
         used = [trained.complete(images, 2), trained.negative_cll(images, 3)]
-        losses = [[epoch["train"], epoch["val"]] for history in histories for epoch in history.epochs]
+        losses = [
+            [epoch["train"], epoch["val"]] for history in histories for epoch in history.epochs
+        ]
         return asdict(evaluation), losses, [values.tolist() for values in used]
 
     assert numbers(-1) == numbers(-3)

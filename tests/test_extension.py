@@ -138,7 +138,9 @@ class Convolutions(nn.Module):
     def __init__(self):
         super().__init__()
         self.linear = nn.Linear(Z_DIM, 49)
-        self.up = nn.Sequential(nn.ConvTranspose2d(1, 4, 2, 2), nn.ReLU(), nn.ConvTranspose2d(4, 1, 2, 2), nn.Sigmoid())
+        self.up = nn.Sequential(
+            nn.ConvTranspose2d(1, 4, 2, 2), nn.ReLU(), nn.ConvTranspose2d(4, 1, 2, 2), nn.Sigmoid()
+        )
 
     def forward(self, z):
         return self.up(self.linear(z).view(-1, 1, 7, 7)).view(*z.shape[:-1], 784)
@@ -149,7 +151,9 @@ class ConvolutionalEncoder(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(2, 4, 4, 4), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2))
+        self.layers = nn.Sequential(
+            nn.Conv2d(2, 4, 4, 4), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2)
+        )
         self.out = nn.Linear(4 * 49, 2 * Z_DIM)
 
     def forward(self, x, y):
@@ -176,7 +180,15 @@ class ConvolutionalRecognition(Tutorial):
         self.recognition_net = ConvolutionalEncoder()
 
 
-CVAES = [Tutorial, Plain, LaplacePrior, MixturePrior, JointMixturePrior, FlowPosterior, OtherLikelihood]
+CVAES = [
+    Tutorial,
+    Plain,
+    LaplacePrior,
+    MixturePrior,
+    JointMixturePrior,
+    FlowPosterior,
+    OtherLikelihood,
+]
 CVAES += [OwnParameters, ConvolutionalGeneration, ConvolutionalPrior, ConvolutionalRecognition]
 WITHOUT_CLOSED_FORM = [MixturePrior, JointMixturePrior, FlowPosterior]
 
@@ -217,7 +229,9 @@ def test_training_validates_by_the_bound_that_it_minimises(kind, elbo, few):
     train_cvae(cvae, few, TrainingSettings(num_epochs=3, learning_rate=1e-2), elbo=elbo())
     frozen = TrainingSettings(num_epochs=1, learning_rate=1e-30)
     histories = [train_cvae(cvae, few, frozen, elbo=elbo()).epochs[0] for _ in range(20)]
-    evaluation = evaluate(cvae.eval(), few["val"].dataset, num_particles=60, num_importance_samples=5)
+    evaluation = evaluate(
+        cvae.eval(), few["val"].dataset, num_particles=60, num_importance_samples=5
+    )
     (reconstruction, kl), errors = exact_terms(cvae, few["val"].dataset)
     for name, expected, error in zip(("reconstruction", "kl"), (reconstruction, kl), errors):
         found = torch.tensor([epoch[name] for epoch in histories])
@@ -225,16 +239,22 @@ def test_training_validates_by_the_bound_that_it_minimises(kind, elbo, few):
         assert found.mean().item() == pytest.approx(expected, abs=tolerance)
         estimate = evaluation.diagnostics["KL" if name == "kl" else "Reconstruction"]
         assert isinstance(estimate, Estimate)
-        slack = 5 * error * math.sqrt(200) + 1e-3 * abs(expected)  # the KL may be of one sample an image
+        slack = 5 * error * math.sqrt(200) + 1e-3 * abs(
+            expected
+        )  # the KL may be of one sample an image
         assert estimate.mean == pytest.approx(expected, abs=slack)
-    assert all(epoch["val"] == pytest.approx(epoch["reconstruction"] + epoch["kl"]) for epoch in histories)
+    assert all(
+        epoch["val"] == pytest.approx(epoch["reconstruction"] + epoch["kl"]) for epoch in histories
+    )
     assert ("Active latents" in evaluation.diagnostics) == (kind not in WITHOUT_CLOSED_FORM)
 
 
 @any_elbo
 @any_cvae
 def test_training_lowers_the_validation_loss(kind, elbo, few):
-    history = train_cvae(kind(), few, TrainingSettings(num_epochs=40, learning_rate=3e-3), elbo=elbo())
+    history = train_cvae(
+        kind(), few, TrainingSettings(num_epochs=40, learning_rate=3e-3), elbo=elbo()
+    )
     assert history.best_loss < 0.8 * history.epochs[0]["val"]
 
 
@@ -255,17 +275,28 @@ def test_every_parameter_outside_the_baseline_is_trained_and_restored(kind, few,
 def test_parameter_that_the_cvae_does_not_own_is_refused(few):
     class Bare(Plain):
         def likelihood(self, probs):
-            return dist.Laplace(probs, pyro.param("spread", torch.tensor(0.3), constraint=constraints.positive))
+            return dist.Laplace(
+                probs, pyro.param("spread", torch.tensor(0.3), constraint=constraints.positive)
+            )
 
-    with pytest.raises(TrainingError, match="'spread' would be neither trained nor saved: make it an attribute"):
+    with pytest.raises(
+        TrainingError, match="'spread' would be neither trained nor saved: make it an attribute"
+    ):
         train_cvae(Bare(), few, FEW_EPOCHS)
 
 
 def test_what_a_checkpoint_holds_has_names(few, tmp_path):
     """Two networks of the same shapes can't be mistaken for one another."""
-    train_cvae(Tutorial(), few, TrainingSettings(num_epochs=1), checkpoint=Checkpoint(tmp_path / "one.pt", {}))
+    train_cvae(
+        Tutorial(),
+        few,
+        TrainingSettings(num_epochs=1),
+        checkpoint=Checkpoint(tmp_path / "one.pt", {}),
+    )
     history = TrainingSettings(num_epochs=2, early_stop_patience=2)
-    train_cvae(Tutorial(), few, history, checkpoint=(checkpoint := Checkpoint(tmp_path / "two.pt", {})))
+    train_cvae(
+        Tutorial(), few, history, checkpoint=(checkpoint := Checkpoint(tmp_path / "two.pt", {}))
+    )
     stored = [Checkpoint.load(tmp_path / name).parts["CVAE"] for name in ("one.pt", "two.pt")]
     for part in stored:
         assert "prior_net.fc1.weight" in part["best_weights"]
@@ -309,8 +340,12 @@ def test_proposals_agree(kind, xs_ys):
     for proposal in ("recognition", "prior"):
         weights = log_weights(cvae, xs, ys, num_particles=1000, proposal=proposal)
         estimates.append(importance_sampling(weights))
-        variances.append((weights.softmax(0) * 1000).var(0) / 1000)  # of the log of a mean, by the delta method
-    assert (abs(estimates[0] - estimates[1]) < 6 * (variances[0] + variances[1]).sqrt() + 1e-3).all()
+        variances.append(
+            (weights.softmax(0) * 1000).var(0) / 1000
+        )  # of the log of a mean, by the delta method
+    assert (
+        abs(estimates[0] - estimates[1]) < 6 * (variances[0] + variances[1]).sqrt() + 1e-3
+    ).all()
 
 
 @any_cvae
@@ -329,7 +364,9 @@ def test_chunks_change_nothing(kind, rows, dataset, monkeypatch):
 def test_another_estimate_is_another_reduction(cvae, dataset):
     """The largest weight alone is the limit of Rényi's bound for alpha to minus infinity (Li, Turner (2016))."""
     pyro.set_rng_seed(0)
-    largest = estimate_cll(cvae, dataset, num_particles=20, reduction=lambda weights: -weights.amax(0))
+    largest = estimate_cll(
+        cvae, dataset, num_particles=20, reduction=lambda weights: -weights.amax(0)
+    )
     pyro.set_rng_seed(0)
     average = estimate_cll(cvae, dataset, num_particles=20)
     assert (largest <= average).all() and (average <= largest + math.log(20) + 1e-4).all()
@@ -346,7 +383,13 @@ def test_another_optimizer_steps_all_weights(few, monkeypatch):
 
 @pytest.mark.parametrize("kind", [Tutorial, MixturePrior, OwnParameters, ConvolutionalPrior])
 @pytest.mark.parametrize(
-    "elbo", [TraceMeanField_ELBO(), Trace_ELBO(), RenyiELBO(num_particles=2), JitTrace_ELBO(ignore_jit_warnings=True)]
+    "elbo",
+    [
+        TraceMeanField_ELBO(),
+        Trace_ELBO(),
+        RenyiELBO(num_particles=2),
+        JitTrace_ELBO(ignore_jit_warnings=True),
+    ],
 )
 def test_pyros_bounds_train_with_pyros_own_optimizer(kind, elbo, few):
     """A user's own loop, to which every parameter but the baseline's is known."""
@@ -360,7 +403,12 @@ def test_pyros_bounds_train_with_pyros_own_optimizer(kind, elbo, few):
 
 
 @pytest.mark.parametrize(
-    "elbo", [RenyiELBO(num_particles=2), JitTrace_ELBO(ignore_jit_warnings=True), Trace_ELBO(num_particles=3)]
+    "elbo",
+    [
+        RenyiELBO(num_particles=2),
+        JitTrace_ELBO(ignore_jit_warnings=True),
+        Trace_ELBO(num_particles=3),
+    ],
 )
 def test_pyros_bounds_train_in_the_loop(elbo, few):
     net = BaselineNet(HIDDEN_1, HIDDEN_2)
@@ -381,7 +429,9 @@ def test_predictive_importance_and_nuts_take_model_and_guide(xs_ys):
     weights = log_weights(cvae, xs, ys, num_particles=4000, proposal="prior")[:, 0]
     importance = Importance(cvae.model, cvae.guide, num_samples=500).run(xs, ys)
     expected = -importance_sampling(weights[:, None]).item()
-    error = (weights.softmax(0) * 4000).std().item() / math.sqrt(500)  # of the log of a mean, by the delta method
+    error = (weights.softmax(0) * 4000).std().item() / math.sqrt(
+        500
+    )  # of the log of a mean, by the delta method
     assert importance.get_log_normalizer().item() == pytest.approx(expected, abs=5 * error)
 
     mcmc = MCMC(NUTS(cvae.model), num_samples=150, warmup_steps=50, disable_progbar=True)

@@ -25,7 +25,9 @@ from pyro.infer.util import is_validation_enabled
 import main
 
 ROOT = Path(__file__).parents[1]
-TINY = "--dataset mnist-5k --subset 40 -n 1 -p 2 --num-importance-samples 3 -vi 3 -vs 2 -nq 3".split()
+TINY = (
+    "--dataset mnist-5k --subset 40 -n 1 -p 2 --num-importance-samples 3 -vi 3 -vs 2 -nq 3".split()
+)
 
 
 def surroundings() -> dict[str, Any]:
@@ -35,14 +37,26 @@ def surroundings() -> dict[str, Any]:
     return {
         "environment": dict(os.environ),
         "folder": os.getcwd(),
-        "backend": matplotlib.rcParams._get("backend"),  # what reading it would resolve stays as it is
-        "matplotlib": {key: value for key, value in matplotlib.rcParams.copy().items() if key != "backend"},
-        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
-        "loggers": [(list(each.handlers), each.level, each.propagate, each.disabled) for each in loggers],
+        "backend": matplotlib.rcParams._get(
+            "backend"
+        ),  # what reading it would resolve stays as it is
+        "matplotlib": {
+            key: value for key, value in matplotlib.rcParams.copy().items() if key != "backend"
+        },
+        "signals": [
+            signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        ],
+        "loggers": [
+            (list(each.handlers), each.level, each.propagate, each.disabled) for each in loggers
+        ],
         "warnings": (warnings.showwarning, warnings.formatwarning, list(warnings.filters)),
         "timeout": socket.getdefaulttimeout(),
         "threads": torch.get_num_threads(),
-        "types": (torch.get_default_dtype(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled()),
+        "types": (
+            torch.get_default_dtype(),
+            torch.is_grad_enabled(),
+            torch.are_deterministic_algorithms_enabled(),
+        ),
         "parameters": dict(store.items()),
         "validation": is_validation_enabled(),
         "streams": (sys.stdout, sys.stderr, sys.stdin, sys.excepthook),
@@ -76,7 +90,9 @@ def call_in_thread(words: list[str]) -> int:
         (["--jobs", "2", "-nq", "1", "3"], 0),
     ],
 )
-def test_whatever_happens_the_process_is_left_as_it_was(tmp_path, monkeypatch, caller, more, status):
+def test_whatever_happens_the_process_is_left_as_it_was(
+    tmp_path, monkeypatch, caller, more, status
+):
     monkeypatch.setenv("MPLBACKEND", "svg")
     pyro.param("somebody's", torch.ones(3))
     socket.setdefaulttimeout(77)
@@ -95,7 +111,9 @@ def test_whatever_happens_the_process_is_left_as_it_was(tmp_path, monkeypatch, c
 
 def test_interrupted_run_leaves_the_handlers_of_signals(tmp_path, monkeypatch):
     before = surroundings()
-    monkeypatch.setattr("cvae.evaluate.evaluate", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(
+        "cvae.evaluate.evaluate", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)
+    )
     assert main.main([*TINY, "--output-dir", str(tmp_path)]) == 130
     assert surroundings() == before
 
@@ -104,7 +122,10 @@ def test_output_goes_to_whatever_stands_for_the_terminal(tmp_path, monkeypatch):
     """As ``%run main.py`` does in a notebook, where output streams are no files."""
     monkeypatch.setattr(sys, "argv", ["main.py", *TINY, "--output-dir", str(tmp_path)])
     monkeypatch.chdir(ROOT)
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()):
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         with pytest.raises(SystemExit) as exit:
             runpy.run_path("main.py", run_name="__main__")
     assert exit.value.code == 0 and "CVAE (Monte Carlo)" in out.getvalue()
@@ -118,7 +139,12 @@ def test_later_plots_of_a_notebook_still_show(tmp_path):
     )
     environment = {**os.environ, "MPLBACKEND": "svg", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stdout.splitlines()[-1] == "svg", done.stderr
 

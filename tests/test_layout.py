@@ -15,7 +15,9 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-FILES = {module_name(path): path for path in [ROOT / "main.py", *sorted((ROOT / "cvae").rglob("*.py"))]}
+FILES = {
+    module_name(path): path for path in [ROOT / "main.py", *sorted((ROOT / "cvae").rglob("*.py"))]
+}
 
 
 def imported_names(path: Path) -> set[str]:
@@ -43,9 +45,13 @@ def test_imports_have_no_circle():
     graphlib.TopologicalSorter(graph).prepare()  # else its CycleError has the circle
 
 
-@pytest.mark.parametrize("module", [name for name, path in FILES.items() if path.parent == ROOT / "cvae"])
+@pytest.mark.parametrize(
+    "module", [name for name, path in FILES.items() if path.parent == ROOT / "cvae"]
+)
 def test_ideas_never_import_the_run_or_the_figures(module):
-    assert not [name for name in IMPORTS[module] if (name + ".").startswith(("cvae.run.", "cvae.figures."))]
+    assert not [
+        name for name in IMPORTS[module] if (name + ".").startswith(("cvae.run.", "cvae.figures."))
+    ]
 
 
 def test_only_the_command_line_imports_argparse():

@@ -72,7 +72,9 @@ def test_tiny_run_writes_every_file(tmp_path, capsys):
     assert "matplotlib.pyplot" not in sys.modules  # whose global state and windows no figure needs
     table = pd.read_csv(tmp_path / "results.csv", index_col=0)
     assert list(table.columns) == ["1 quadrant", "3 quadrants"] and table.shape == (5, 2)
-    assert table.index.name is None and (tmp_path / "results.csv").read_text().startswith(",1 quadrant,3 ")
+    assert table.index.name is None and (tmp_path / "results.csv").read_text().startswith(
+        ",1 quadrant,3 "
+    )
     split = "first 40 of the MNIST-5k validation split"
     assert split in (tmp_path / "results.md").read_text()
     out = capsys.readouterr().out
@@ -87,20 +89,33 @@ def test_tiny_run_writes_every_file(tmp_path, capsys):
     cvae = CVAE()
     cvae.load_state_dict(torch.load(tmp_path / "cvae_net_q3.pth", weights_only=True))
     baseline = torch.load(tmp_path / "baseline_net_q3.pth", weights_only=True)
-    assert all(torch.equal(value, cvae.baseline_net.state_dict()[name]) for name, value in baseline.items())
+    assert all(
+        torch.equal(value, cvae.baseline_net.state_dict()[name]) for name, value in baseline.items()
+    )
 
 
 def test_a_setting_does_not_depend_on_those_before_it(tmp_path):
     for name, settings in (("both", ["1", "2"]), ("alone", ["2"])):
         assert main.main([*TINY, "-nq", *settings, "--output-dir", str(tmp_path / name)]) == 0
-    both, alone = (pd.read_csv(tmp_path / name / "results.csv", index_col=0) for name in ("both", "alone"))
+    both, alone = (
+        pd.read_csv(tmp_path / name / "results.csv", index_col=0) for name in ("both", "alone")
+    )
     assert both["2 quadrants"].equals(alone["2 quadrants"])
-    assert files(tmp_path / "both")["cvae_plot_q2.png"] == files(tmp_path / "alone")["cvae_plot_q2.png"]
+    assert (
+        files(tmp_path / "both")["cvae_plot_q2.png"]
+        == files(tmp_path / "alone")["cvae_plot_q2.png"]
+    )
 
 
 def test_samples_and_figures_never_shift_training(tmp_path):
-    for name, words in (("few", ""), ("many", "-p 3 --num-importance-samples 5 -vi 2 -vs 1 --animate")):
-        assert main.main([*TINY, *words.split(), "-nq", "1", "--output-dir", str(tmp_path / name)]) == 0
+    for name, words in (
+        ("few", ""),
+        ("many", "-p 3 --num-importance-samples 5 -vi 2 -vs 1 --animate"),
+    ):
+        assert (
+            main.main([*TINY, *words.split(), "-nq", "1", "--output-dir", str(tmp_path / name)])
+            == 0
+        )
     few, many = files(tmp_path / "few"), files(tmp_path / "many")
     assert few["cvae_net_q1.pth"] == many["cvae_net_q1.pth"]
 
@@ -109,7 +124,9 @@ def test_holdout_has_columns_for_both_splits_and_diagnostics_have_rows(tmp_path)
     words = "--holdout 30 --binarize --diagnostics -nq 2".split()
     assert main.main([*TINY, *words, "--output-dir", str(tmp_path)]) == 0
     table = pd.read_csv(tmp_path / "results.csv", index_col=0)
-    assert list(table.columns) == ["2 quadrants, validation", "2 quadrants, test"] and len(table) == 11
+    assert (
+        list(table.columns) == ["2 quadrants, validation", "2 quadrants, test"] and len(table) == 11
+    )
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert {key: split["images"] for key, split in metrics["splits"].items()} == {
         "train": 40,
@@ -119,7 +136,9 @@ def test_holdout_has_columns_for_both_splits_and_diagnostics_have_rows(tmp_path)
     assert all("binarized" in split["name"] for split in metrics["splits"].values())
     val = metrics["results"]["q2"]["val"]["rows"]
     best = metrics["settings"]["q2"]["baseline"]["epochs"][-1]["val"]
-    assert val["NN (baseline)"]["mean"] == pytest.approx(best, rel=1e-5)  # what decided when to stop
+    assert val["NN (baseline)"]["mean"] == pytest.approx(
+        best, rel=1e-5
+    )  # what decided when to stop
 
 
 @pytest.mark.parametrize("size, recipe", [((32, 32), "best"), ((28, 20), "tutorial")])
@@ -133,7 +152,9 @@ def test_images_of_ones_own_from_files_to_figures(tmp_path, size, recipe):
     words = [*TINY[4:], "--recipe", recipe, "--val-fraction", "0.3", "-nq", "1"]
     for name in ("images.npz", "images"):
         folder = tmp_path / f"results {name}"
-        assert main.main([*words, "--dataset", str(tmp_path / name), "--output-dir", str(folder)]) == 0
+        assert (
+            main.main([*words, "--dataset", str(tmp_path / name), "--output-dir", str(folder)]) == 0
+        )
         text = (folder / "results.md").read_text()
         assert f"{name} validation split (6 images)" in text
         assert json.loads((folder / "metrics.json").read_text())["image_shape"] == list(size)
@@ -143,7 +164,9 @@ def test_images_of_ones_own_from_files_to_figures(tmp_path, size, recipe):
     assert weights["prior_net.fc1.weight"].shape == (500, size[0] * size[1])
     rows = json.loads(array["metrics.json"])["results"]["q1"]["val"]
     per_pixel = rows["diagnostics"]["Performance gap per pixel"]["mean"]
-    assert per_pixel * size[0] * size[1] * 3 / 4 == pytest.approx(rows["rows"]["Performance gap"]["mean"])
+    assert per_pixel * size[0] * size[1] * 3 / 4 == pytest.approx(
+        rows["rows"]["Performance gap"]["mean"]
+    )
 
 
 def test_images_of_ones_own_may_be_moved_but_not_changed(tmp_path, monkeypatch, capsys):
@@ -167,7 +190,13 @@ def test_bad_images_of_ones_own_are_told(tmp_path, capsys):
     np.savez(tmp_path / "images.npz", images=np.zeros((20, 7, 8), dtype=np.uint8))
     assert (
         main.main(
-            [*TINY[2:], "--dataset", str(tmp_path / "images.npz"), "--output-dir", str(tmp_path / "out")]
+            [
+                *TINY[2:],
+                "--dataset",
+                str(tmp_path / "images.npz"),
+                "--output-dir",
+                str(tmp_path / "out"),
+            ]
         )
         == 1
     )
@@ -186,8 +215,13 @@ def test_best_recipe_runs_and_its_weights_load(tmp_path):
 
 
 def test_seeds_have_a_folder_each_and_a_table_of_means(tmp_path, capsys):
-    assert main.main([*TINY, "-nq", "1", "--seeds", "4", "5", "--output-dir", str(tmp_path / "both")]) == 0
-    assert main.main([*TINY, "-nq", "1", "--seed", "5", "--output-dir", str(tmp_path / "alone")]) == 0
+    assert (
+        main.main([*TINY, "-nq", "1", "--seeds", "4", "5", "--output-dir", str(tmp_path / "both")])
+        == 0
+    )
+    assert (
+        main.main([*TINY, "-nq", "1", "--seed", "5", "--output-dir", str(tmp_path / "alone")]) == 0
+    )
     both = tmp_path / "both"
     assert {path.name for path in both.iterdir()} - {".lock"} == {
         "seed_4",
@@ -206,7 +240,10 @@ def test_seeds_have_a_folder_each_and_a_table_of_means(tmp_path, capsys):
     said = capsys.readouterr().out
     assert (both / "results.md").read_text() in said
     assert f"\nWritten to {both}, {both / 'seed_4'}, {both / 'seed_5'}\n" in said
-    assert [run["seed"] for run in json.loads((both / "metrics.json").read_text())["runs"]] == [4, 5]
+    assert [run["seed"] for run in json.loads((both / "metrics.json").read_text())["runs"]] == [
+        4,
+        5,
+    ]
 
 
 def test_auto_falls_back_and_says_so_everywhere(tmp_path, monkeypatch, capsys):
@@ -256,7 +293,14 @@ def test_loss_that_is_not_finite_ends_the_run(tmp_path, capsys):
 
 
 def test_debug_shows_where_an_error_came_from(tmp_path, capsys):
-    words = ["--dataset", "mnist", "--data-dir", str(tmp_path), "--output-dir", str(tmp_path / "out")]
+    words = [
+        "--dataset",
+        "mnist",
+        "--data-dir",
+        str(tmp_path),
+        "--output-dir",
+        str(tmp_path / "out"),
+    ]
     for debug in ([], ["--debug"]):
         assert main.main([*words, *debug]) == 1
         assert ("Traceback" in capsys.readouterr().err) == bool(debug)
@@ -279,7 +323,9 @@ def test_finished_run_is_repeated_from_what_is_stored(copied, monkeypatch, capsy
     assert files(copied) == before
 
 
-def test_other_numbers_of_samples_evaluate_anew_without_training(copied, finished, tmp_path, monkeypatch):
+def test_other_numbers_of_samples_evaluate_anew_without_training(
+    copied, finished, tmp_path, monkeypatch
+):
     more = [*TINY, "-p", "4", "--num-importance-samples", "5"]
     assert main.main([*more, "-nq", "1", "3", "--output-dir", str(tmp_path / "whole")]) == 0
     stored = torch.load(copied / "checkpoint_q3.pt", weights_only=True)
@@ -289,7 +335,10 @@ def test_other_numbers_of_samples_evaluate_anew_without_training(copied, finishe
 
     assert main.main([*more, "-nq", "1", "--output-dir", str(copied)]) == 0
     metrics = json.loads((copied / "metrics.json").read_text())
-    assert metrics["arguments"]["num_particles"] == "4" and "Monte Carlo 4 and the others 5" in metrics["caption"]
+    assert (
+        metrics["arguments"]["num_particles"] == "4"
+        and "Monte Carlo 4 and the others 5" in metrics["caption"]
+    )
     assert set(metrics["results"]) == {"q1"}
     assert main.main([*more, "-nq", "3", "--output-dir", str(copied)]) == 0
     assert outcome(copied) == outcome(tmp_path / "whole")
@@ -368,9 +417,14 @@ def test_readme_shows_how_to_use_what_a_run_leaves(finished, monkeypatch, tmp_pa
 
 def test_overwrite_starts_afresh(copied, monkeypatch, capsys):
     (copied / "notes.txt").write_text("mine")
-    assert main.main([*TINY, "-nq", "2", "--seed", "1", "--overwrite", "--output-dir", str(copied)]) == 0
+    assert (
+        main.main([*TINY, "-nq", "2", "--seed", "1", "--overwrite", "--output-dir", str(copied)])
+        == 0
+    )
     table = pd.read_csv(copied / "results.csv", index_col=0)
-    assert list(table.columns) == ["2 quadrants"] and "seed 1" in (copied / "results.md").read_text()
+    assert (
+        list(table.columns) == ["2 quadrants"] and "seed 1" in (copied / "results.md").read_text()
+    )
     assert {name for name in files(copied) if "q1" in name or "q3" in name} == set()
     assert (copied / "notes.txt").read_text() == "mine"
 
@@ -420,13 +474,18 @@ def test_stopped_run_goes_on_and_ends_as_if_it_had_not_been(
         stops += stride
         assert status == 128 + number
         (line,) = capsys.readouterr().err.strip().splitlines()
-        assert line == f"main.py: stopped by {name}: the same command resumes after the last finished epoch"
+        assert (
+            line
+            == f"main.py: stopped by {name}: the same command resumes after the last finished epoch"
+        )
     assert stops > 1 and outcome(tmp_path) == outcome(finished)
 
 
 def _stopping_after(calls, place, number):
     module, name = place.rsplit(".", 1)
-    original = getattr(importlib.import_module(module.removesuffix(".os")), "os" if ".os" in place else name)
+    original = getattr(
+        importlib.import_module(module.removesuffix(".os")), "os" if ".os" in place else name
+    )
     original = getattr(original, name, original)
 
     def call(*args, **kwargs):
@@ -440,7 +499,9 @@ def _stopping_after(calls, place, number):
 
 
 @pytest.mark.parametrize("written", [0, 4, 14, 20])
-def test_full_disk_ends_the_run_which_goes_on_with_room(tmp_path, finished, monkeypatch, capsys, written):
+def test_full_disk_ends_the_run_which_goes_on_with_room(
+    tmp_path, finished, monkeypatch, capsys, written
+):
     """The disk has room for so many files, and then for none."""
     files_written = 0
 
@@ -474,10 +535,16 @@ def test_removed_folder_ends_the_run(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "damage, complaint",
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "is damaged, or no file of PyTorch"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:-100]),
+            "is damaged, or no file of PyTorch",
+        ),
         (lambda path: path.write_bytes(b""), "is damaged, or no file of PyTorch"),
         (lambda path: (path.unlink(), path.mkdir()), "is not a file"),
-        (lambda path: torch.save({"format": FORMAT}, path), "does not fit this run (KeyError: 'settings')"),
+        (
+            lambda path: torch.save({"format": FORMAT}, path),
+            "does not fit this run (KeyError: 'settings')",
+        ),
         (
             lambda path: torch.save(Hostile(path.with_name("made")), path),
             "holds more than tensors and plain values",
@@ -495,7 +562,10 @@ def test_damaged_checkpoint_is_refused_and_stays(copied, capsys, damage, complai
     before = files(copied) if complaint != "is not a file" else {}
     assert main.main([*TINY, "-nq", "1", "3", "--output-dir", str(copied)]) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith(f"main.py: error: {copied}/checkpoint_q3.pt {complaint}") and "--overwrite" in line
+    assert (
+        line.startswith(f"main.py: error: {copied}/checkpoint_q3.pt {complaint}")
+        and "--overwrite" in line
+    )
     assert not before or files(copied) == before
 
 
@@ -506,7 +576,9 @@ def test_snapshots_of_other_images_are_refused(copied, capsys):
     assert main.main([*TINY, "-nq", "1", "3", "--animate", "--output-dir", str(copied)]) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("main.py: error: ")
-    assert line.endswith("snapshots of the checkpoint are of other images: start afresh with --overwrite")
+    assert line.endswith(
+        "snapshots of the checkpoint are of other images: start afresh with --overwrite"
+    )
     after = files(copied)
     assert {name: after[name] for name in before} == before and "training_q3.gif" not in after
 
@@ -553,16 +625,23 @@ def test_second_run_in_a_folder_is_refused(tmp_path, capsys):
         input()
     """
     command = [sys.executable, "-c", program, str(tmp_path / ".lock")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
         assert main.main([*TINY, "--output-dir", str(tmp_path)]) == 1
         assert f"another run is writing to {tmp_path}: wait for it" in capsys.readouterr().err
         other.kill()
-    assert main.main([*TINY, "-nq", "3", "--output-dir", str(tmp_path)]) == 0  # a dead run holds nothing
+    assert (
+        main.main([*TINY, "-nq", "3", "--output-dir", str(tmp_path)]) == 0
+    )  # a dead run holds nothing
 
 
 def test_a_single_image_gives_figures_without_standard_errors(tmp_path):
-    assert main.main([*TINY, "--subset", "1", "-vi", "1", "-nq", "3", "--output-dir", str(tmp_path)]) == 0
+    assert (
+        main.main([*TINY, "--subset", "1", "-vi", "1", "-nq", "3", "--output-dir", str(tmp_path)])
+        == 0
+    )
     assert "±" not in (tmp_path / "results.md").read_text().split("\n", 1)[1]
     rows = json.loads((tmp_path / "metrics.json").read_text())["results"]["q3"]["val"]["rows"]
     assert all(row["standard_error"] is None and row["num_images"] == 1 for row in rows.values())
@@ -575,10 +654,15 @@ def test_a_single_image_gives_figures_without_standard_errors(tmp_path):
         ("RANK=x", "--num-images 41 is more than"),
         ("RANK=", "--num-images 41 is more than"),
         ("WORLD_SIZE=2", "--num-images 41 is more than"),
-        ("RANK=x WORLD_SIZE=2 MASTER_ADDR=first MASTER_PORT=29500", "RANK=x, LOCAL_RANK=0, WORLD_SIZE=2, "),
+        (
+            "RANK=x WORLD_SIZE=2 MASTER_ADDR=first MASTER_PORT=29500",
+            "RANK=x, LOCAL_RANK=0, WORLD_SIZE=2, ",
+        ),
     ],
 )
-def test_variables_of_other_programs_are_ignored_or_refused(tmp_path, monkeypatch, capsys, variables, complaint):
+def test_variables_of_other_programs_are_ignored_or_refused(
+    tmp_path, monkeypatch, capsys, variables, complaint
+):
     for name, value in (word.split("=") for word in variables.split()):
         monkeypatch.setenv(name, value)
     for name in ("stdout", "stderr"):

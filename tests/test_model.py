@@ -59,7 +59,9 @@ def test_weights_survive_a_round_trip(cvae, batch, tmp_path):
     torch.save(cvae.state_dict(), tmp_path / "net.pth")
     other = CVAE(3, 16, 12)
     other.load_state_dict(torch.load(tmp_path / "net.pth", weights_only=True))
-    assert torch.equal(cvae.baseline_predictions(batch["input"]), other.baseline_predictions(batch["input"]))
+    assert torch.equal(
+        cvae.baseline_predictions(batch["input"]), other.baseline_predictions(batch["input"])
+    )
     for ours, theirs in zip(
         cvae.recognition_net(batch["input"], batch["output"]),
         other.recognition_net(batch["input"], batch["output"]),
@@ -91,12 +93,16 @@ def test_decoder_takes_any_batch_shape(cvae, batch_shape):
     z = torch.randn(*batch_shape, 3)
     y, pixels = cvae.generation_net(z), torch.tensor([3, 700])
     assert y.shape == (*batch_shape, 784) and (0 <= y).all() and (y <= 1).all()
-    torch.testing.assert_close(cvae.generation_net.logits(z, pixels=pixels).sigmoid(), y[..., pixels])
+    torch.testing.assert_close(
+        cvae.generation_net.logits(z, pixels=pixels).sigmoid(), y[..., pixels]
+    )
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("generation_input", GENERATION_INPUTS)
-def test_variants_add_to_the_tutorials_weights_and_train_all_of_theirs(batch, activation, generation_input):
+def test_variants_add_to_the_tutorials_weights_and_train_all_of_theirs(
+    batch, activation, generation_input
+):
     cvae = CVAE(3, 16, 12, activation=activation, generation_input=generation_input)
     more = set(cvae.state_dict()) - set(CVAE(3, 16, 12).state_dict())
     assert more == ({"generation_net.fc0.weight"} if generation_input == "xz" else set())
@@ -207,7 +213,10 @@ def test_each_network_can_be_replaced(real_digits, name, make, generation_input)
     before = copy.deepcopy(getattr(cvae, name).state_dict())
     history = train_cvae(cvae, loaders, TrainingSettings(num_epochs=2))
     assert history.epochs[1]["val"] < history.epochs[0]["val"]
-    assert all(not torch.equal(value, before[key]) for key, value in getattr(cvae, name).state_dict().items())
+    assert all(
+        not torch.equal(value, before[key])
+        for key, value in getattr(cvae, name).state_dict().items()
+    )
     rows = evaluate(cvae, datasets["val"], num_particles=3, num_importance_samples=5).rows
     assert rows["CVAE (importance sampling)"].mean < rows["CVAE (Monte Carlo)"].mean
     assert draw_samples(cvae, datasets["val"][range(4)]["input"], 2).shape == (2, 4, 28, 28)
@@ -262,7 +271,9 @@ def test_grey_bernoulli_is_the_bernoulli_and_takes_grey_values():
     logits, black_or_white = torch.linspace(-60, 60, 241), torch.arange(241) % 2.0
     ours, torchs = GreyBernoulli(logits=logits), dist.Bernoulli(logits=logits)
     torch.testing.assert_close(ours.log_prob(black_or_white), torchs.log_prob(black_or_white))
-    assert torch.equal(ours.expand((2, 241)).log_prob(black_or_white)[1], ours.log_prob(black_or_white))
+    assert torch.equal(
+        ours.expand((2, 241)).log_prob(black_or_white)[1], ours.log_prob(black_or_white)
+    )
     grey = 0.3 * ours.log_prob(torch.ones(241)) + 0.7 * ours.log_prob(torch.zeros(241))
     torch.testing.assert_close(ours.log_prob(torch.tensor(0.3)), grey, rtol=1e-5, atol=1e-5)
     for value in (-1.0, 1.01):
@@ -316,7 +327,9 @@ def test_extreme_activations_stay_finite(cvae, batch):
         for net in (cvae.prior_net, cvae.recognition_net):
             net.fc32.bias[:] = torch.tensor([-500.0, 0.0, 500.0])
         cvae.generation_net.fc3.bias[:] = 1e4
-    loss = TraceMeanField_ELBO().differentiable_loss(cvae.model, cvae.guide, batch["input"], batch["output"])
+    loss = TraceMeanField_ELBO().differentiable_loss(
+        cvae.model, cvae.guide, batch["input"], batch["output"]
+    )
     loss.backward()
     assert loss.isfinite()
     assert all(p.grad.isfinite().all() for p in cvae.parameters() if p.grad is not None)

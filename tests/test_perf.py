@@ -18,11 +18,25 @@ from .perf.tutorial_way import TutorialWay
 
 
 def test_comparison_runs(mnist_dir, monkeypatch, capsys):
-    words = ["compare", "--data-dir", str(mnist_dir), "--images", "60", "--repeats", "1", "--without-growth"]
+    words = [
+        "compare",
+        "--data-dir",
+        str(mnist_dir),
+        "--images",
+        "60",
+        "--repeats",
+        "1",
+        "--without-growth",
+    ]
     monkeypatch.setattr(sys, "argv", words)
     compare.main()
     out = capsys.readouterr().out
-    for task in ("baseline epoch", "CVAE epoch", "table, 10 particles", "importance sampling, 100 particles"):
+    for task in (
+        "baseline epoch",
+        "CVAE epoch",
+        "table, 10 particles",
+        "importance sampling, 100 particles",
+    ):
         assert task in out
     assert out.count("times faster") == 3 and out.count("products alone") == 4
 
@@ -31,11 +45,15 @@ def test_share_of_the_animation_is_told(mnist_dir, monkeypatch, capsys):
     words = ["animation", "--data-dir", str(mnist_dir), "--images", "60", "--epochs", "2"]
     monkeypatch.setattr(sys, "argv", words)
     animation.main()
-    assert re.match(r"frames: \d+\.\d+ s for each epoch, .* %\ngif: .* %\n", capsys.readouterr().out)
+    assert re.match(
+        r"frames: \d+\.\d+ s for each epoch, .* %\ngif: .* %\n", capsys.readouterr().out
+    )
 
 
 def test_tutorials_time_is_that_of_its_epochs(mnist_dir, monkeypatch):
-    monkeypatch.setattr(time_to_table, "timed", lambda epoch: 2.0 if "baseline" in epoch.__name__ else 5.0)
+    monkeypatch.setattr(
+        time_to_table, "timed", lambda epoch: 2.0 if "baseline" in epoch.__name__ else 5.0
+    )
     monkeypatch.setattr(time_to_table, "FEWEST_AND_MOST", ((1, 1), (10, 100)))
     assert time_to_table.tutorial(str(mnist_dir), 60) == [3 * 7, 3 * 520]
 

@@ -20,10 +20,14 @@ from .conftest import HIDDEN_1, HIDDEN_2, Z_DIM
 
 def train_on_few(few, cvae_epochs=30, **options):
     baseline = BaselineNet(HIDDEN_1, HIDDEN_2)
-    baseline_history = train_baseline(baseline, few, TrainingSettings(learning_rate=1e-2, num_epochs=15))
+    baseline_history = train_baseline(
+        baseline, few, TrainingSettings(learning_rate=1e-2, num_epochs=15)
+    )
     cvae = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, baseline)
     frozen = copy.deepcopy(baseline.state_dict())
-    history = train_cvae(cvae, few, TrainingSettings(learning_rate=1e-2, num_epochs=cvae_epochs), **options)
+    history = train_cvae(
+        cvae, few, TrainingSettings(learning_rate=1e-2, num_epochs=cvae_epochs), **options
+    )
     return cvae, frozen, baseline_history, history
 
 
@@ -47,7 +51,10 @@ def few(real_digits):
     ],
 )
 def test_early_stopping_waits_for_its_patience(patience, val, epochs):
-    stops = [EarlyStopping(patience)(History([{"val": loss} for loss in val[:n]])) for n in range(len(val) + 1)]
+    stops = [
+        EarlyStopping(patience)(History([{"val": loss} for loss in val[:n]]))
+        for n in range(len(val) + 1)
+    ]
     assert stops.index(True) == epochs if epochs else not any(stops)
 
 
@@ -57,7 +64,9 @@ def test_losses_fall_on_few_images_and_the_baseline_stays(few, elbo):
     for epochs in (baseline_history.epochs, history.epochs):
         assert epochs[-1]["train"] < 0.5 * epochs[0]["train"]
         assert epochs[-1]["val"] < 0.5 * epochs[0]["val"]
-    assert all(torch.equal(value, frozen[name]) for name, value in cvae.baseline_net.state_dict().items())
+    assert all(
+        torch.equal(value, frozen[name]) for name, value in cvae.baseline_net.state_dict().items()
+    )
     assert not pyro.get_param_store().keys()
 
 
@@ -73,7 +82,9 @@ def test_losses_are_summed_over_images_and_divided_once(few):
     net = BaselineNet(HIDDEN_1, HIDDEN_2)
     by_8 = train_baseline(net, few, TrainingSettings(learning_rate=1e-30, num_epochs=1)).epochs[0]
     at_once = {"train": few["train"], "val": make_loader(few["val"].dataset, 20)}
-    by_20 = train_baseline(net, at_once, TrainingSettings(learning_rate=1e-30, num_epochs=1)).epochs[0]
+    by_20 = train_baseline(
+        net, at_once, TrainingSettings(learning_rate=1e-30, num_epochs=1)
+    ).epochs[0]
     assert by_8["val"] == pytest.approx(by_20["val"], rel=1e-6)  # batches of 8, 8 and 4, or of 20
     assert by_8["train"] == pytest.approx(by_8["val"], rel=1e-6)
 
@@ -98,7 +109,9 @@ def test_loss_that_is_not_finite_stops_the_run(few):
     with torch.no_grad():
         net.fc2.weight[0, 0] = math.nan
         cvae.prior_net.fc31.bias[0] = math.inf
-    with pytest.raises(TrainingError, match="epoch 1/50: the training loss is nan.*--learning-rate"):
+    with pytest.raises(
+        TrainingError, match="epoch 1/50: the training loss is nan.*--learning-rate"
+    ):
         train_baseline(net, few)
     with pytest.raises(TrainingError, match="the training loss is (inf|nan)"):
         train_cvae(cvae, few)
@@ -116,8 +129,12 @@ def test_baseline_takes_the_steps_of_the_tutorials_loss(few):
         masked_loss(whole(batch["input"]), batch["output"]).backward()
         optimizer.step()
     for name, value in whole.state_dict().items():
-        torch.testing.assert_close(net.state_dict()[name], value, rtol=0, atol=1e-5)  # of 9 steps of 1e-3
-    loss = sum(masked_loss(net(batch["input"]), batch["output"]).item() for batch in few["val"]) / 20
+        torch.testing.assert_close(
+            net.state_dict()[name], value, rtol=0, atol=1e-5
+        )  # of 9 steps of 1e-3
+    loss = (
+        sum(masked_loss(net(batch["input"]), batch["output"]).item() for batch in few["val"]) / 20
+    )
     assert history.epochs[-1]["val"] == pytest.approx(loss, rel=1e-5)
 
 
@@ -139,7 +156,9 @@ def test_cvae_takes_the_steps_of_pyros_svi(few, elbo):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_schedule_trains_both_nets_to_the_end(few, schedule):
-    settings = TrainingSettings(num_epochs=4, early_stop_patience=4, learning_rate=1e-2, schedule=schedule)
+    settings = TrainingSettings(
+        num_epochs=4, early_stop_patience=4, learning_rate=1e-2, schedule=schedule
+    )
     net = BaselineNet(HIDDEN_1, HIDDEN_2)
     assert len(train_baseline(net, few, settings).epochs) == 4
     history = train_cvae(CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, net), few, settings)
@@ -148,14 +167,21 @@ def test_every_schedule_trains_both_nets_to_the_end(few, schedule):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_precision_is_that_of_the_matrix_products_in_training_alone(few, precision):
-    net, settings = BaselineNet(HIDDEN_1, HIDDEN_2), TrainingSettings(num_epochs=1, precision=precision)
+    net, settings = (
+        BaselineNet(HIDDEN_1, HIDDEN_2),
+        TrainingSettings(num_epochs=1, precision=precision),
+    )
     cvae = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, net)
     inside: set = set()
     outside: set = set()
     few["train"].dataset.cache_baseline_predictions(cvae.baseline_predictions)
     for module in (net, cvae.prior_net, cvae.recognition_net, cvae.generation_net):
-        module.fc1.register_forward_hook(lambda _, __, out: inside.add((torch.is_grad_enabled(), out.dtype)))
-        module.register_forward_hook(lambda _, __, out: outside.update(value.dtype for value in out))
+        module.fc1.register_forward_hook(
+            lambda _, __, out: inside.add((torch.is_grad_enabled(), out.dtype))
+        )
+        module.register_forward_hook(
+            lambda _, __, out: outside.update(value.dtype for value in out)
+        )
     train_baseline(net, few, settings)
     train_cvae(cvae, few, settings)
     assert inside == {(True, getattr(torch, precision)), (False, torch.float32)}
@@ -172,7 +198,12 @@ def test_losses_hardly_depend_on_the_precision(real_digits):
         net = BaselineNet(50, 50)
         histories = [train_baseline(net, loaders, settings)]
         histories.append(train_cvae(CVAE(10, 50, 50, net), loaders, settings))
-        return [epoch[key] for history in histories for epoch in history.epochs for key in ("train", "val")]
+        return [
+            epoch[key]
+            for history in histories
+            for epoch in history.epochs
+            for key in ("train", "val")
+        ]
 
     exact, rounded = losses("float32"), losses("bfloat16")
     assert rounded == pytest.approx(exact, rel=0.02) and rounded != exact

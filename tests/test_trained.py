@@ -38,7 +38,9 @@ def test_what_is_loaded_computes_what_was_saved(folder, xs_ys):
     torch.manual_seed(0)
     expected = net.generation_net(torch.randn(20, Z_DIM), xs.clamp(min=0).flatten(1))
     torch.manual_seed(0)
-    assert torch.equal(trained.cvae.generation_net(torch.randn(20, Z_DIM), xs.clamp(min=0).flatten(1)), expected)
+    assert torch.equal(
+        trained.cvae.generation_net(torch.randn(20, Z_DIM), xs.clamp(min=0).flatten(1)), expected
+    )
     assert not trained.cvae.training
 
 
@@ -56,7 +58,9 @@ def test_images_of_other_forms_are_the_same_images(folder, dtype):
         return use(images, 5)
 
     for images in (whole, whole.squeeze(1)):
-        assert torch.equal(seeded(trained.negative_cll, images), seeded(trained.negative_cll, image))
+        assert torch.equal(
+            seeded(trained.negative_cll, images), seeded(trained.negative_cll, image)
+        )
     for images in (whole, whole.squeeze(1), known, unknown):
         assert torch.equal(seeded(trained.complete, images), seeded(trained.complete, image))
 
@@ -64,7 +68,9 @@ def test_images_of_other_forms_are_the_same_images(folder, dtype):
 def test_threads_do_not_disturb_each_other(folder):
     trained, images = TrainedCVAE.load(folder, 1), torch.rand(2, 28, 28)
     with ThreadPoolExecutor(4) as pool:
-        uses = [pool.submit(use, images, 2) for use in (trained.complete, trained.negative_cll) * 50]
+        uses = [
+            pool.submit(use, images, 2) for use in (trained.complete, trained.negative_cll) * 50
+        ]
         assert {tuple(use.result().shape) for use in uses} == {(2, 2, 28, 28), (2,)}
 
 
@@ -102,7 +108,9 @@ def test_cll_of_a_model_without_doubt_is_the_cross_entropy(folder, dataset):
     masked = MaskImages(1)({"original": images[:, None]})
     known = masked["input"].clamp(min=0).flatten(1)
     probabilities = trained.cvae.generation_net(torch.zeros(5, Z_DIM), known).view(5, 28, 28)
-    cross_entropy = torch.nn.functional.binary_cross_entropy(probabilities, images, reduction="none")
+    cross_entropy = torch.nn.functional.binary_cross_entropy(
+        probabilities, images, reduction="none"
+    )
     expected = (cross_entropy * (masked["input"] < 0)).sum((1, 2)).double()
     torch.testing.assert_close(trained.negative_cll(images, 3), expected, rtol=1e-4, atol=1e-4)
 
@@ -127,7 +135,9 @@ def test_other_images_are_refused(folder, images, complaint):
 def test_no_samples_are_refused(folder):
     trained = TrainedCVAE.load(folder, 1)
     for use in (trained.complete, trained.negative_cll):
-        with pytest.raises(ValueError, match=re.escape("images (3) and samples of each (0) must be at least 1")):
+        with pytest.raises(
+            ValueError, match=re.escape("images (3) and samples of each (0) must be at least 1")
+        ):
             use(torch.zeros(3, 28, 28), 0)
 
 
@@ -143,13 +153,17 @@ def test_images_have_the_shape_of_those_of_the_run(folder):
     with pytest.raises(ValueError, match="images must have shape .N, 14, 56., not .3, 28, 28."):
         trained.complete(torch.zeros(3, 28, 28))
     add_image_shape(folder, [28, 20])
-    with pytest.raises(ValueError, match="a model of 784 pixels can't have images of shape .28, 20."):
+    with pytest.raises(
+        ValueError, match="a model of 784 pixels can't have images of shape .28, 20."
+    ):
         TrainedCVAE.load(folder, 1)
 
 
 @pytest.mark.parametrize("num_pixels, shape", [(784, (28, 20)), (784, (4, 14, 14)), (560, None)])
 def test_shape_of_another_size_is_refused(num_pixels, shape):
-    with pytest.raises(ValueError, match=f"a model of {num_pixels} pixels can't have images of shape"):
+    with pytest.raises(
+        ValueError, match=f"a model of {num_pixels} pixels can't have images of shape"
+    ):
         TrainedCVAE(CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, num_pixels=num_pixels), 1, shape)
 
 
@@ -159,12 +173,24 @@ def test_shape_of_another_size_is_refused(num_pixels, shape):
         (lambda folder: (folder / "cvae_net_q1.pth").unlink(), "cvae_net_q1.pth is missing"),
         (lambda folder: (folder / "cvae_net_q1.pth").write_text("?"), "cvae_net_q1.pth is damaged"),
         (lambda folder: (folder / "metrics.json").unlink(), "metrics.json can't be read"),
-        (lambda folder: (folder / "metrics.json").write_text("?"), "are not of one model .JSONDecodeError"),
-        (lambda folder: (folder / "metrics.json").write_text("[]"), "are not of one model .TypeError"),
-        (lambda folder: (folder / "metrics.json").write_text("{}"), "are not of one model .KeyError"),
+        (
+            lambda folder: (folder / "metrics.json").write_text("?"),
+            "are not of one model .JSONDecodeError",
+        ),
+        (
+            lambda folder: (folder / "metrics.json").write_text("[]"),
+            "are not of one model .TypeError",
+        ),
+        (
+            lambda folder: (folder / "metrics.json").write_text("{}"),
+            "are not of one model .KeyError",
+        ),
         (lambda folder: add_image_shape(folder, 28), "are not of one model .TypeError"),
         (lambda folder: torch.save([1], folder / "cvae_net_q1.pth"), "are not of one model"),
-        (lambda folder: torch.save({}, folder / "cvae_net_q1.pth"), "are not of one model .KeyError"),
+        (
+            lambda folder: torch.save({}, folder / "cvae_net_q1.pth"),
+            "are not of one model .KeyError",
+        ),
     ],
 )
 def test_files_that_do_not_fit_are_refused_by_name(folder, damage, complaint):

@@ -35,7 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     words = [*SMALL, "--jobs", str(args.jobs)]
     if args.jobs > 1:
-        words += ["-n", "40", "-esp", "40"]  # else starting the processes would take most of the time
+        words += [
+            "-n",
+            "40",
+            "-esp",
+            "40",
+        ]  # else starting the processes would take most of the time
     chance = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as place:
         alone = Child([*words, "--output-dir", f"{place}/alone"], Path(place, "alone.log"))
@@ -52,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             while status == -signal.SIGKILL:
                 writing = 0.5 if args.jobs == 1 else 0.0
                 last = seconds if kills.total() < args.kills else None
-                child, where = _one_life([*words, "--output-dir", str(folder)], log, chance, last, writing)
+                child, where = _one_life(
+                    [*words, "--output-dir", str(folder)], log, chance, last, writing
+                )
                 status = child.wait()
                 if status == -signal.SIGKILL:
                     kills[where] += 1

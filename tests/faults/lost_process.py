@@ -12,7 +12,14 @@ from pathlib import Path
 from .runs import SMALL
 
 ROOT = Path(__file__).parents[2]
-TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "main.py"]
+TOGETHER = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc-per-node=2",
+    "main.py",
+]
 
 
 def main() -> int:
@@ -29,7 +36,9 @@ def main() -> int:
         shutil.copytree(f"{place}/results", f"{place}/copied")
         fine = _resumes([*TOGETHER, *words], "the same command", log)
         fine &= _resumes(
-            [sys.executable, "main.py", *SMALL, "--output-dir", f"{place}/copied"], "one process", log
+            [sys.executable, "main.py", *SMALL, "--output-dir", f"{place}/copied"],
+            "one process",
+            log,
         )
         return int(not (status and len(said) == 1 and fine))
 
@@ -45,7 +54,9 @@ def _resumes(command: list[str], name: str, log: Path) -> bool:
 def _start(command: list[str], log: Path) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(log, "wb") as file:
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
+        )
 
 
 def _last_child(pid: int) -> int:

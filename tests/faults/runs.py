@@ -32,7 +32,9 @@ class Child:
         first: called in the child before it starts.
     """
 
-    def __init__(self, words: list[str], log: Path, first: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, words: list[str], log: Path, first: Callable[[], None] = lambda: None
+    ) -> None:
         torch.set_num_threads(1)  # a copy of a process has none of its threads
         load_images("mnist-5k", "", True, False)
         self.log = log
@@ -95,9 +97,13 @@ def end_of_group(group: int) -> bool:
 
 def _processes_of_group(group: int) -> list[int]:
     """The processes of a process group that still run."""
-    listed = subprocess.run(["ps", "-eo", "pid=,pgid=,stat="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["ps", "-eo", "pid=,pgid=,stat="], capture_output=True, text=True, check=True
+    ).stdout
     rows = [line.split() for line in listed.splitlines()]
-    return [int(pid) for pid, pgid, state in rows if int(pgid) == group and not state.startswith("Z")]
+    return [
+        int(pid) for pid, pgid, state in rows if int(pgid) == group and not state.startswith("Z")
+    ]
 
 
 def outcome(folder: Path) -> dict[str, Any]:

@@ -59,5 +59,7 @@ def test_real_digits_are_told_apart_as_people_would():
     datasets, _, _ = get_data(1, 100, dataset="mnist-5k")
     clear, *ambiguous = choose_inputs(datasets["train"], datasets["val"], 2)
     pairs = [{4, 9}, {3, 5}]
-    assert all(int(datasets["val"][index]["digit"]) in pair for index, pair in zip(ambiguous, pairs))
+    assert all(
+        int(datasets["val"][index]["digit"]) in pair for index, pair in zip(ambiguous, pairs)
+    )
     assert int(datasets["val"][clear]["digit"]) not in {3, 4, 5, 9}

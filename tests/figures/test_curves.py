@@ -34,10 +34,16 @@ def test_table_has_every_epoch_and_marks_the_best_one():
     losses = table[[name for name in table if "nats per image" in name]]
     cvae = losses[table["net"] == "CVAE"]
     assert len(losses.columns) == 4
-    terms = cvae["validation reconstruction (nats per image)"] + cvae["validation KL (nats per image)"]
-    assert terms.tolist() == cvae["validation loss (nats per image)"].tolist() == [7.0, 5.0, 4.5, 5.5]
+    terms = (
+        cvae["validation reconstruction (nats per image)"] + cvae["validation KL (nats per image)"]
+    )
+    assert (
+        terms.tolist() == cvae["validation loss (nats per image)"].tolist() == [7.0, 5.0, 4.5, 5.5]
+    )
     assert losses[table["net"] == "baseline"].isna().sum().tolist() == [0, 0, 3, 3]
-    assert not any("second" in name for name in table)  # so that the file does not depend on the time
+    assert not any(
+        "second" in name for name in table
+    )  # so that the file does not depend on the time
 
 
 @pytest.mark.parametrize("references", [None, dict(zip(("baseline", "CVAE"), TUTORIAL[3]))])

@@ -21,7 +21,11 @@ from cvae.training.history import History
 from .test_sheet import assert_nothing_is_cut_off, dots_of
 
 EVALUATION = Evaluation(
-    {"NN (baseline)": Estimate(99.46, 0.41, 200, 0), "CVAE (Monte Carlo)": Estimate(69.36, 0.22, 200, 7)}, {}
+    {
+        "NN (baseline)": Estimate(99.46, 0.41, 200, 0),
+        "CVAE (Monte Carlo)": Estimate(69.36, 0.22, 200, 7),
+    },
+    {},
 )
 SETTINGS = Settings(num_images=4, num_samples=2, num_particles=7)
 INPUTS = [3, 5, 8]
@@ -71,13 +75,17 @@ def test_diversity_is_of_the_ambiguous_inputs(cvae, dataset):
 )
 def test_tutorials_results_are_shown_where_they_are_of_the_same_images(changed, shown):
     table = training_table({"baseline": history(), "CVAE": history()})
-    figure = make_training_figure(table, Settings(**{"dataset": "mnist", **changed}), 1, 0, "images")
+    figure = make_training_figure(
+        table, Settings(**{"dataset": "mnist", **changed}), 1, 0, "images"
+    )
     lines = [str(line.get_label()) for axes in figure.axes for line in axes.lines]
     found = [label for label in lines if label.startswith("tutorial")]
     assert found == ([f"tutorial: {reference:.1f}" for reference in TUTORIAL[1]] if shown else [])
 
 
-def test_figures_of_all_settings_are_written_with_the_first_one(cvae, dataset, tmp_path, monkeypatch):
+def test_figures_of_all_settings_are_written_with_the_first_one(
+    cvae, dataset, tmp_path, monkeypatch
+):
     monkeypatch.setattr(figures, "DPI", 40)
     monkeypatch.setattr(figures, "NUM_DIVERSITY_SAMPLES", 20)
     monkeypatch.setattr(figures.shutil, "which", lambda program: None)
@@ -120,7 +128,9 @@ def test_names_from_outside_are_drawn_as_plain_text(cvae, dataset, name, monkeyp
     monkeypatch.setattr(figures, "NUM_DIVERSITY_SAMPLES", 20)
     table = training_table({"baseline": history(), "CVAE": history()})
     truth = torch.rand(3, 28, 28)
-    film = Animation([2.0], [torch.zeros(1, 3, 28, 28, dtype=torch.uint8)], truth, truth[0] > 0.5, name)
+    film = Animation(
+        [2.0], [torch.zeros(1, 3, 28, 28, dtype=torch.uint8)], truth, truth[0] > 0.5, name
+    )
     assert len(film.render()) == 1
     for figure in (
         make_samples_figure(cvae, dataset, EVALUATION, SETTINGS, 1, seed=0),
@@ -128,5 +138,8 @@ def test_names_from_outside_are_drawn_as_plain_text(cvae, dataset, name, monkeyp
         make_training_figure(table, SETTINGS, 1, 0, name),
     ):
         figure.savefig(io.BytesIO())
-        plain = "".join(each if each.isascii() and each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in name)
+        plain = "".join(
+            each if each.isascii() and each.isprintable() else "\N{REPLACEMENT CHARACTER}"
+            for each in name
+        )
         assert plain in figure.texts[0].get_text()

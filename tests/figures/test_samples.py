@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from cvae.figures.samples import LABELS, MAX_STD, SAMPLE_ROWS, plot_diversity, plot_problem, plot_samples
+from cvae.figures.samples import (
+    LABELS,
+    MAX_STD,
+    SAMPLE_ROWS,
+    plot_diversity,
+    plot_problem,
+    plot_samples,
+)
 from cvae.figures.sheet import GAP, MISSING, OUTLINE, OUTLINE_WIDTH
 
 from .test_sheet import assert_nothing_is_cut_off, dots_of, words_of
@@ -44,7 +51,10 @@ def test_rows_show_what_their_labels_say(images, samples):
             }.get(word, 0.75)
             given = np.broadcast_to(truth[column].numpy()[..., None], (28, 28, 3))
             expected = np.where(known, given, expected)
-            for half in (np.s_[1:27, 1:13], np.s_[:, 14:]):  # the outline lies between and around them
+            for half in (
+                np.s_[1:27, 1:13],
+                np.s_[:, 14:],
+            ):  # the outline lies between and around them
                 np.testing.assert_allclose(cell[half], expected[half], atol=0.51 / 255)
 
 
@@ -75,7 +85,9 @@ def test_diversity_shows_mean_and_spread_of_all_samples():
         for row, top in enumerate(starts):
             left = texts[name] - 14 * big
             cell = sheet[top : top + 28 * big : big, left : left + 28 * big : big, 0]
-            np.testing.assert_allclose(cell[missing], expected[row].numpy()[missing], atol=0.51 / 255)
+            np.testing.assert_allclose(
+                cell[missing], expected[row].numpy()[missing], atol=0.51 / 255
+            )
 
 
 @pytest.mark.parametrize("num_images", [1, 2])
@@ -87,6 +99,8 @@ def test_problem_shows_each_pixel_once_in_what_is_given_and_what_is_not(num_imag
     sheet = dots_of(figure)
     blue = np.isclose(sheet * 255, MISSING).all(-1).sum()
     orange = np.isclose(sheet * 255, OUTLINE).all(-1).sum()
-    sides = (14 + 14) + (14 + 28) + (28 + 28)  # across and down, of the known pixels of all three settings
+    sides = (
+        (14 + 14) + (14 + 28) + (28 + 28)
+    )  # across and down, of the known pixels of all three settings
     rims = 2 * sides * SCALE * OUTLINE_WIDTH - (4 + 4 + 4) * OUTLINE_WIDTH**2
     assert (blue, orange) == (num_images * 3 * 28 * 28 * SCALE**2, num_images * rims)

@@ -83,7 +83,9 @@ def test_outline_goes_round_the_known_pixels_and_hides_nothing_else():
     for row in range(40):
         for column in range(40):
             around = [
-                0 <= row + down < 40 and 0 <= column + right < 40 and big[row + down, column + right]
+                0 <= row + down < 40
+                and 0 <= column + right < 40
+                and big[row + down, column + right]
                 for down in range(1 - depth, depth)
                 for right in range(1 - depth, depth)
             ]

@@ -38,7 +38,9 @@ def test_samples_depend_on_seed_epoch_and_weights_alone(cvae, xs_ys):
     assert not torch.equal(snapshot(1, 1), first)
     make_constant(cvae.prior_net, 0, 1e-8)  # z is always 0
     probabilities = cvae.generation_net(torch.zeros(1, 3)).view(28, 28)
-    assert torch.allclose(snapshot(0, 1) / 255, probabilities.expand(3, 2, 28, 28), atol=0.5 / 255 + 1e-6)
+    assert torch.allclose(
+        snapshot(0, 1) / 255, probabilities.expand(3, 2, 28, 28), atol=0.5 / 255 + 1e-6
+    )
 
 
 def test_snapshots_are_saved_and_restored_one_for_each_epoch(cvae, real_digits, tmp_path):
@@ -47,5 +49,7 @@ def test_snapshots_are_saved_and_restored_one_for_each_epoch(cvae, real_digits, 
     snapshot = partial(take_snapshot, cvae, datasets["val"][range(2)]["input"], 1, 0)
     checkpoint = Checkpoint(tmp_path / "checkpoint.pt", {})
     drawn = train_cvae(cvae, loaders, settings, checkpoint=checkpoint, snapshot=snapshot).snapshots
-    restored = train_cvae(cvae, loaders, settings, checkpoint=Checkpoint.load(checkpoint.path)).snapshots
+    restored = train_cvae(
+        cvae, loaders, settings, checkpoint=Checkpoint.load(checkpoint.path)
+    ).snapshots
     assert len(drawn) == len(restored) == 2 and all(map(torch.equal, drawn, restored))

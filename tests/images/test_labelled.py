@@ -38,11 +38,16 @@ def test_numbers_in_names_have_separators():
     images = torch.zeros(5000, 2, 2, dtype=torch.uint8)
     many = LabelledImages(images, torch.zeros(5000), "MNIST-5k training split")
     assert many.select(range(2000)).name == "first 2,000 of the MNIST-5k training split"
-    assert many.select(slice(-1000, None)).name == "images 4,001 to 5,000 of the MNIST-5k training split"
+    assert (
+        many.select(slice(-1000, None)).name
+        == "images 4,001 to 5,000 of the MNIST-5k training split"
+    )
 
 
 def test_binarized_pixels_are_black_or_white_with_the_threshold_at_one_half():
-    greys = LabelledImages(torch.arange(256, dtype=torch.uint8).view(1, 16, 16), torch.zeros(1), "greys")
+    greys = LabelledImages(
+        torch.arange(256, dtype=torch.uint8).view(1, 16, 16), torch.zeros(1), "greys"
+    )
     binarized = greys.binarized()
     assert binarized.images.dtype == torch.uint8
     assert torch.equal(binarized.images / 255, (greys.images / 255 >= 0.5).float())

@@ -53,7 +53,9 @@ def test_images_are_split_in_two_without_overlap(tmp_path, val_fraction, num_val
 )
 def test_arrays_of_all_kinds_turn_into_the_same_bytes(tmp_path, images):
     train, val = all_of(save(tmp_path, anything=images))
-    assert train.dtype == torch.uint8 and as_set(train) | as_set(val) == as_set(torch.as_tensor(GREY))
+    assert train.dtype == torch.uint8 and as_set(train) | as_set(val) == as_set(
+        torch.as_tensor(GREY)
+    )
 
 
 def test_labels_stay_with_their_images(tmp_path):
@@ -112,7 +114,9 @@ def test_what_is_transparent_turns_black(tmp_path, kind, alpha):
         assert (images[..., :3] == alpha).all() and (images[..., 3:] == 255).all()
 
 
-@pytest.mark.parametrize("mode, transparency", [("P", bytes([0, 128, 255])), ("P", 0), ("L", 0), ("1", 0)])
+@pytest.mark.parametrize(
+    "mode, transparency", [("P", bytes([0, 128, 255])), ("P", 0), ("L", 0), ("1", 0)]
+)
 def test_transparency_of_a_colour_is_no_damage(tmp_path, mode, transparency):
     picture = Image.new(mode, (6, 4), 0)
     if mode == "P":
@@ -122,12 +126,16 @@ def test_transparency_of_a_colour_is_no_damage(tmp_path, mode, transparency):
     assert all((images == 0).all() for images in all_of(tmp_path))
 
 
-@pytest.mark.parametrize("suffix, mode", [(".jpg", "L"), (".jpeg", "RGB"), (".JPG", "CMYK"), (".PNG", "RGB")])
+@pytest.mark.parametrize(
+    "suffix, mode", [(".jpg", "L"), (".jpeg", "RGB"), (".JPG", "CMYK"), (".PNG", "RGB")]
+)
 def test_jpeg_files_count_as_well(tmp_path, suffix, mode):
     write_png_files(tmp_path)
     Image.new("L", (6, 4), 200).convert(mode).save(tmp_path / f"more{suffix}")
     assert sum(map(len, all_of(tmp_path))) == 13
-    assert any((abs(image.int() - 200) < 3).all() for images in all_of(tmp_path) for image in images)
+    assert any(
+        (abs(image.int() - 200) < 3).all() for images in all_of(tmp_path) for image in images
+    )
 
 
 @pytest.mark.parametrize(
@@ -167,13 +175,22 @@ def test_images_that_unpack_to_gigabytes_are_refused(tmp_path, monkeypatch):
 )
 def test_names_can_be_printed(tmp_path, name, printed):
     own = load_own_images(write_png_files(tmp_path / os.fsdecode(name)), 0.25)
-    assert [split.name for split in own] == [f"{printed} training split", f"{printed} validation split"]
+    assert [split.name for split in own] == [
+        f"{printed} training split",
+        f"{printed} validation split",
+    ]
 
 
-@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, ">i4", np.uint64, np.float16, np.float64])
+@pytest.mark.parametrize(
+    "dtype", [bool, np.uint8, np.int16, ">i4", np.uint64, np.float16, np.float64]
+)
 def test_labels_are_whole_numbers_of_any_type(tmp_path, dtype):
-    train, val = load_own_images(save(tmp_path, images=GREY, labels=(np.arange(12) % 2).astype(dtype)), 0.25)
-    assert train.digits.dtype == torch.int64 and set(train.digits.tolist() + val.digits.tolist()) == {0, 1}
+    train, val = load_own_images(
+        save(tmp_path, images=GREY, labels=(np.arange(12) % 2).astype(dtype)), 0.25
+    )
+    assert train.digits.dtype == torch.int64 and set(
+        train.digits.tolist() + val.digits.tolist()
+    ) == {0, 1}
 
 
 @pytest.mark.parametrize(
@@ -190,7 +207,9 @@ def test_labels_are_whole_numbers_of_any_type(tmp_path, dtype):
     ],
 )
 def test_other_labels_are_refused(tmp_path, labels):
-    complaint = r"images.npz holds labels of shape .* and type .*: must be a whole number for each image$"
+    complaint = (
+        r"images.npz holds labels of shape .* and type .*: must be a whole number for each image$"
+    )
     with pytest.raises(DataError, match=complaint):
         load_own_images(save(tmp_path, images=GREY, labels=labels), 0.25)
 
@@ -214,11 +233,16 @@ def test_other_labels_are_refused(tmp_path, labels):
         ({"a": GREY, "b": GREY}, "holds the arrays a, b: name one of them images"),
         ({}, "holds the arrays none"),
         ({"images": GREY, "labels": GREY}, "labels of shape"),
-        ({"images": GREY, "labels": np.array(list("abcdefghijkl"))}, "a whole number for each image"),
+        (
+            {"images": GREY, "labels": np.array(list("abcdefghijkl"))},
+            "a whole number for each image",
+        ),
     ],
 )
 def test_arrays_that_are_no_images_are_refused_by_name(tmp_path, arrays, complaint):
-    with pytest.raises(DataError, match=f"images.npz {complaint}|images.npz .*{complaint}") as failure:
+    with pytest.raises(
+        DataError, match=f"images.npz {complaint}|images.npz .*{complaint}"
+    ) as failure:
         load_own_images(save(tmp_path, **arrays), 0.25)
     assert "\n" not in str(failure.value)
 
@@ -237,7 +261,9 @@ def archive_of(content, compression=zipfile.ZIP_STORED):
 def array_of(shape):
     """A file that says it holds an array of a shape."""
     buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": "|u1", "fortran_order": False, "shape": shape}
+    )
     return buffer.getvalue()
 
 
@@ -275,10 +301,19 @@ def test_damaged_arrays_are_refused_by_name(tmp_path, damage):
 @pytest.mark.parametrize(
     "spoil, complaint",
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:60]), "05.png can't be read as a PNG or JPEG file"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:60]),
+            "05.png can't be read as a PNG or JPEG file",
+        ),
         (lambda path: path.write_text("text"), "05.png can't be read as a PNG or JPEG file"),
-        (lambda path: Image.fromarray(GREY[0].T).save(path), "05.png and .*00.png have 6 x 4 and 4 x 6 pixels"),
-        (lambda path: Image.fromarray(GREY[0]).save(path, "GIF"), "05.png can't be read as a PNG or JPEG file"),
+        (
+            lambda path: Image.fromarray(GREY[0].T).save(path),
+            "05.png and .*00.png have 6 x 4 and 4 x 6 pixels",
+        ),
+        (
+            lambda path: Image.fromarray(GREY[0]).save(path, "GIF"),
+            "05.png can't be read as a PNG or JPEG file",
+        ),
     ],
 )
 def test_bad_files_in_a_folder_are_named(tmp_path, spoil, complaint):

@@ -28,7 +28,9 @@ def test_mnist_is_read_from_its_files(mnist_dir, train, value, count):
     mnist = load_images("mnist", mnist_dir, train, download=False)
     assert mnist.images.dtype == torch.uint8 and mnist.images.shape == (count, 28, 28)
     assert (mnist.images == value).all()
-    assert mnist.digits.dtype == torch.int64 and mnist.digits.tolist() == [item % 10 for item in range(count)]
+    assert mnist.digits.dtype == torch.int64 and mnist.digits.tolist() == [
+        item % 10 for item in range(count)
+    ]
 
 
 @pytest.mark.parametrize("name", [path.name for path in CATALOGUE["mnist"].files("")])
@@ -38,7 +40,9 @@ def test_truncated_or_altered_file_is_named(mnist_dir, name):
     for damaged in (content[:-1], content[:-1] + bytes([content[-1] ^ 1])):
         path.write_bytes(damaged)
         for dataset in ("auto", "mnist"):
-            with pytest.raises(DataError, match=f"{name} is not the original .its checksum differs"):
+            with pytest.raises(
+                DataError, match=f"{name} is not the original .its checksum differs"
+            ):
                 load_images(resolve_dataset(dataset, mnist_dir), mnist_dir, True, download=True)
 
 
@@ -74,7 +78,9 @@ def test_failed_download_leaves_no_folder_that_was_not_there(tmp_path, monkeypat
 
 def test_failed_download_leaves_the_files_it_finished(tmp_path, monkeypatch):
     packed = gzip.compress(b"images")
-    monkeypatch.setattr(MNIST, "resources", [("a.gz", hashlib.md5(packed).hexdigest()), ("b.gz", "")])
+    monkeypatch.setattr(
+        MNIST, "resources", [("a.gz", hashlib.md5(packed).hexdigest()), ("b.gz", "")]
+    )
     with _serving({"a.gz": packed}) as address:
         monkeypatch.setattr(MNIST, "mirrors", [address])
         with pytest.raises(DataError, match="can't be downloaded"):
@@ -126,26 +132,46 @@ def test_own_images_are_read_once_until_one_of_them_changes(tmp_path, monkeypatc
         Image.new("L", (6, 4), 9).save(tmp_path / f"{number}.png")
     opened = recorded(monkeypatch, Image, "open")
     for _ in range(3):
-        assert (get_data(1, 2, dataset=str(tmp_path), val_fraction=0.5)[0]["train"].original.images == 9).all()
+        assert (
+            get_data(1, 2, dataset=str(tmp_path), val_fraction=0.5)[0]["train"].original.images == 9
+        ).all()
     assert len(opened) == 4
     for number in range(4):
         Image.new("L", (6, 4), 200).save(tmp_path / f"{number}.png", dpi=(9, 9))  # of another size
-    assert (load_images(str(tmp_path), "", True, False, 0.5).images == 200).all() and len(opened) == 8
+    assert (load_images(str(tmp_path), "", True, False, 0.5).images == 200).all() and len(
+        opened
+    ) == 8
 
 
 @pytest.mark.parametrize(
     "size, test_size, complaint",
     [
-        ((27, 28), (27, 28), "KMNIST training set holds images of 27 x 28 pixels: height and width must be even"),
-        ((28, 28), (28, 5), "KMNIST test set holds images of 28 x 5 pixels: height and width must be even"),
-        ((28, 28), (26, 28), "train-images.* and t10k-images.* hold images of 28 x 28 and 26 x 28 pixels"),
+        (
+            (27, 28),
+            (27, 28),
+            "KMNIST training set holds images of 27 x 28 pixels: height and width must be even",
+        ),
+        (
+            (28, 28),
+            (28, 5),
+            "KMNIST test set holds images of 28 x 5 pixels: height and width must be even",
+        ),
+        (
+            (28, 28),
+            (26, 28),
+            "train-images.* and t10k-images.* hold images of 28 x 28 and 26 x 28 pixels",
+        ),
     ],
 )
 def test_sizes_are_even_and_those_of_all_images(tmp_path, size, test_size, complaint):
     source = CATALOGUE["kmnist"]
     write_idx(source, tmp_path)
-    for path, (height, width), count in zip(source.files(tmp_path)[::2], (size, test_size), (12, 5)):
-        path.write_bytes(struct.pack(">IIII", 2051, count, height, width) + bytes(count * height * width))
+    for path, (height, width), count in zip(
+        source.files(tmp_path)[::2], (size, test_size), (12, 5)
+    ):
+        path.write_bytes(
+            struct.pack(">IIII", 2051, count, height, width) + bytes(count * height * width)
+        )
     with pytest.raises(DataError, match=complaint):
         get_data(1, 8, dataset="kmnist", data_dir=tmp_path)
 
@@ -162,7 +188,10 @@ def write_idx(source, folder, seed=0):
             content = torch.arange(count)[:, None].repeat(1, 8)
             header = struct.pack(">III", 3074, count, 8)
         else:
-            content, header = torch.arange(count, dtype=torch.uint8), struct.pack(">II", 2049, count)
+            content, header = (
+                torch.arange(count, dtype=torch.uint8),
+                struct.pack(">II", 2049, count),
+            )
         values = content.numpy().astype(">i4") if content.dtype == torch.int64 else content.numpy()
         path.write_bytes(header + values.tobytes())
 
@@ -178,14 +207,20 @@ def test_every_data_set_is_read_from_its_files(tmp_path, monkeypatch, name):
         data_set = getattr(torchvision.datasets, source.class_name)
         theirs = data_set(root=str(tmp_path), train=train, download=False, **source.arguments)
         expected = theirs.data.transpose(1, 2) if "emnist" in name else theirs.data
-        assert len(ours) == count and torch.equal(ours.images, expected) and ours.images.is_contiguous()
+        assert (
+            len(ours) == count
+            and torch.equal(ours.images, expected)
+            and ours.images.is_contiguous()
+        )
         assert ours.digits.tolist() == list(range(count))
         assert ours.name == f"{source.title} {'training' if train else 'test'} set"
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_every_data_set_that_can_not_be_downloaded_is_an_error(tmp_path, name):
-    with pytest.raises(DataError, match="can't be downloaded .*(refused|Error downloading).*: put its files there"):
+    with pytest.raises(
+        DataError, match="can't be downloaded .*(refused|Error downloading).*: put its files there"
+    ):
         load_images(name, tmp_path, True, download=True)
 
 
@@ -205,7 +240,9 @@ def test_damaged_files_without_known_md5_are_refused(tmp_path, damage):
         images.write_bytes(b"")
     else:
         labels.write_bytes(struct.pack(">II", 2049, 3) + b"abc")
-    with pytest.raises(DataError, match="train-images-idx3-ubyte or train-labels-idx1-ubyte is damaged"):
+    with pytest.raises(
+        DataError, match="train-images-idx3-ubyte or train-labels-idx1-ubyte is damaged"
+    ):
         load_images("kmnist", tmp_path, True, download=True)
 
 
@@ -219,7 +256,9 @@ def test_files_are_compared_with_their_archives(tmp_path):
     content[500] ^= 1
     path.write_bytes(content)
     os.utime(path, ns=(0, 0))  # clocks of files are too coarse for a test
-    with pytest.raises(DataError, match="train-images-idx3-ubyte is not the original .its checksum differs"):
+    with pytest.raises(
+        DataError, match="train-images-idx3-ubyte is not the original .its checksum differs"
+    ):
         load_images("kmnist", tmp_path, True, download=False)
 
 
@@ -231,7 +270,9 @@ def test_packed_files_are_unpacked(mnist_dir):
     assert len(load_images("mnist", mnist_dir, True, download=False)) == 60
     path.with_name(path.name + ".gz").write_bytes(b"\x1f\x8b no archive")
     path.unlink()
-    with pytest.raises(DataError, match="t10k-labels-idx1-ubyte can't be read, or unpacked from its .gz file"):
+    with pytest.raises(
+        DataError, match="t10k-labels-idx1-ubyte can't be read, or unpacked from its .gz file"
+    ):
         load_images("mnist", mnist_dir, True, download=True)
 
 
@@ -240,7 +281,8 @@ def test_legacy_files_of_torchvision_are_not_read(mnist_dir):
     (mnist_dir / "MNIST" / "processed").mkdir()
     for name in ("training.pt", "test.pt"):
         torch.save(
-            (torch.zeros(3, 28, 28, dtype=torch.uint8), torch.zeros(3)), mnist_dir / "MNIST/processed" / name
+            (torch.zeros(3, 28, 28, dtype=torch.uint8), torch.zeros(3)),
+            mnist_dir / "MNIST/processed" / name,
         )
     assert len(load_images("mnist", mnist_dir, True, download=True)) == 60
 
@@ -309,7 +351,10 @@ def test_mnist_5k_is_split_by_digit_without_overlap():
     assert train.images.shape == (4000, 28, 28) and val.images.shape == (1000, 28, 28)
     assert train.images.dtype == torch.uint8 and train.images.max() == 255
     assert train.images.is_contiguous() and val.images.is_contiguous()
-    assert train.digits.bincount().tolist() == [400] * 10 and val.digits.bincount().tolist() == [100] * 10
+    assert (
+        train.digits.bincount().tolist() == [400] * 10
+        and val.digits.bincount().tolist() == [100] * 10
+    )
     assert train.digits[:20].tolist() == 2 * list(range(10))
     assert train.name == "MNIST-5k training split" and val.name == "MNIST-5k validation split"
     everything = torch.cat([train.images, val.images]).view(5000, -1)
@@ -318,5 +363,8 @@ def test_mnist_5k_is_split_by_digit_without_overlap():
 
 def test_catalogue_is_imported_without_libraries_that_take_time():
     check = "import sys, cvae.images.catalogue; print({'torch', 'torchvision', 'numpy'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True).stdout == "set()\n"
+    assert (
+        subprocess.run([sys.executable, "-c", check], capture_output=True, text=True).stdout
+        == "set()\n"
+    )
     assert DATASETS == (*CATALOGUE, "mnist-5k")

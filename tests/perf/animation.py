@@ -41,7 +41,9 @@ def main() -> None:
         0, 256, (args.epochs, FRAMES_PER_EPOCH, NUM_ANIMATED, 28, 28), dtype=torch.uint8
     )
     truth, known = torch.rand(NUM_ANIMATED, 28, 28), torch.rand(28, 28) < 0.5
-    animation = Animation(torch.rand(args.epochs).tolist(), list(snapshots), truth, known, "random images")
+    animation = Animation(
+        torch.rand(args.epochs).tolist(), list(snapshots), truth, known, "random images"
+    )
     frames: list[Image.Image] = []
     for name, work in (
         ("frames", lambda: frames.extend(animation.render())),

@@ -33,7 +33,9 @@ class BareLoop:
         self.cvae = CVAE(pre_trained_baseline_net=self.baseline)
         nets = (self.cvae.prior_net, self.cvae.recognition_net, self.cvae.generation_net)
         self.baseline_adam = torch.optim.Adam(self.baseline.parameters(), lr=1e-3, fused=True)
-        self.cvae_adam = torch.optim.Adam([p for net in nets for p in net.parameters()], lr=1e-3, fused=True)
+        self.cvae_adam = torch.optim.Adam(
+            [p for net in nets for p in net.parameters()], lr=1e-3, fused=True
+        )
 
     def baseline_epoch(self) -> float:
         return self._epoch(self._baseline_loss, self.baseline_adam)
@@ -43,7 +45,9 @@ class BareLoop:
 
     def table(self, num_particles: int = 10) -> float:
         with torch.no_grad():
-            total = sum(self._baseline_loss(*self._batch("val", i)).item() for i in self._rows("val", 1000))
+            total = sum(
+                self._baseline_loss(*self._batch("val", i)).item() for i in self._rows("val", 1000)
+            )
             for i in self._rows("val", 4096 // num_particles):
                 self._log_weights(*self._batch("val", i), num_particles).mean(0)
         return total
@@ -95,5 +99,7 @@ class BareLoop:
         p_loc, p_scale, q_loc, q_scale = self._gaussians(x, whole)
         noise = torch.randn(num_particles, *q_loc.shape)
         z = q_loc + q_scale * noise
-        log_ratio = (noise**2 - ((z - p_loc) / p_scale) ** 2).sum(-1) / 2 + (q_scale / p_scale).log().sum(-1)
+        log_ratio = (noise**2 - ((z - p_loc) / p_scale) ** 2).sum(-1) / 2 + (
+            q_scale / p_scale
+        ).log().sum(-1)
         return log_ratio - self._bce(self.cvae.generation_net.logits(z), whole)

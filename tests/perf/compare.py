@@ -44,9 +44,13 @@ def main() -> None:
         f"{_processor()}, {torch.get_num_threads()} threads, Python {platform.python_version()}, torch "
         f"{torch.__version__}, torchvision {torchvision.__version__}, pyro {pyro.__version__}"
     )
-    print(f"{args.images:,} training and {args.images // 6:,} validation images, 1 quadrant known, batch 128")
+    print(
+        f"{args.images:,} training and {args.images // 6:,} validation images, 1 quadrant known, batch 128"
+    )
     ways = {
-        "tutorial's way": None if args.without_tutorial else TutorialWay(args.data_dir, args.images),
+        "tutorial's way": None
+        if args.without_tutorial
+        else TutorialWay(args.data_dir, args.images),
         "this package": Package(args.data_dir, args.images),
         "bare loop": BareLoop(args.data_dir, args.images),
         "products alone": Products(args.images),
@@ -58,12 +62,19 @@ def main() -> None:
         "importance": ("importance sampling, 100 particles", args.images // 6),
     }
     for task, (label, images) in counts.items():
-        compare(label, images, {name: getattr(way, task, None) for name, way in ways.items()}, args.repeats)
+        compare(
+            label,
+            images,
+            {name: getattr(way, task, None) for name, way in ways.items()},
+            args.repeats,
+        )
     if not args.without_growth:
         growth(args.data_dir, args.repeats)
 
 
-def compare(label: str, images: int, ways: dict[str, Callable[[], object] | None], repeats: int) -> None:
+def compare(
+    label: str, images: int, ways: dict[str, Callable[[], object] | None], repeats: int
+) -> None:
     """Measure the ways in turn, over and over, and print a table of medians; ratios are taken turn by turn."""
     present = {name: way for name, way in ways.items() if way is not None}
     times: dict[str, list[float]] = {name: [] for name in present}
@@ -75,7 +86,9 @@ def compare(label: str, images: int, ways: dict[str, Callable[[], object] | None
             if turn > 0:
                 times[name].append(seconds)
     others = [name for name in present if name != "this package"]
-    print(f"\n{label:36} {'seconds':>8} {'images/s':>9}  this package's time / that way's (least to most)")
+    print(
+        f"\n{label:36} {'seconds':>8} {'images/s':>9}  this package's time / that way's (least to most)"
+    )
     for name in present:
         line = f"  {name:34} {statistics.median(times[name]):8.2f} {images / statistics.median(times[name]):9,.0f}"
         if name in others:
@@ -99,7 +112,12 @@ def growth(root: str, repeats: int) -> None:
         repeats,
     )
     sizes, package = [1, 3, 10, 30, 100], Package(root, 6_000)
-    _fit("table of 1,000, particles", sizes, [functools.partial(package.table, n) for n in sizes], repeats)
+    _fit(
+        "table of 1,000, particles",
+        sizes,
+        [functools.partial(package.table, n) for n in sizes],
+        repeats,
+    )
     sizes = [threads for threads in (1, 2) if threads <= torch.get_num_threads()]
     _fit(
         "CVAE epoch of 6,000, threads",
@@ -121,7 +139,9 @@ def _fit(label: str, sizes: list[int], tasks: Iterable[Callable[[], object]], re
 
 def exponent(sizes: list[int], seconds: list[float]) -> float:
     """Fit seconds = constant x size^exponent by least squares on logarithms."""
-    return statistics.linear_regression(list(map(math.log, sizes)), list(map(math.log, seconds))).slope
+    return statistics.linear_regression(
+        list(map(math.log, sizes)), list(map(math.log, seconds))
+    ).slope
 
 
 def _with_threads(threads: int, task: Callable[[], object]) -> None:
@@ -142,7 +162,9 @@ def timed(task: Callable[[], object]) -> float:
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+            return next(
+                line.split(":")[1].strip() for line in lines if line.startswith("model name")
+            )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 

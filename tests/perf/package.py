@@ -19,7 +19,9 @@ class Package:
     """
 
     def __init__(self, root: str, images: int = 60_000, hidden: int = 500) -> None:
-        self.datasets, self.loaders, _ = get_data(1, 128, dataset="mnist", data_dir=root, subset=images)
+        self.datasets, self.loaders, _ = get_data(
+            1, 128, dataset="mnist", data_dir=root, subset=images
+        )
         val = self.datasets["val"]
         val.original = val.original.select(slice(images // 6))
         self.loaders["val"] = make_loader(self.datasets["val"], VALIDATION_BATCH_SIZE)
@@ -36,7 +38,9 @@ class Package:
 
     def table(self, num_particles: int = 10) -> None:
         baseline_nll(self.baseline, self.datasets["val"])
-        estimate_cll(self.cvae, self.datasets["val"], num_particles=num_particles, reduction=monte_carlo)
+        estimate_cll(
+            self.cvae, self.datasets["val"], num_particles=num_particles, reduction=monte_carlo
+        )
 
     def importance(self, num_particles: int = 100) -> None:
         estimate_cll(self.cvae, self.datasets["val"], num_particles=num_particles)

@@ -147,7 +147,9 @@ class TutorialWay:
         self.baseline = BaselineNet()
         self.baseline_adam = torch.optim.Adam(self.baseline.parameters(), lr=1e-3)
         self.cvae = MaskedCVAE(self.baseline)
-        self.svi = SVI(self.cvae.model, self.cvae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=Trace_ELBO())
+        self.svi = SVI(
+            self.cvae.model, self.cvae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=Trace_ELBO()
+        )
 
     def baseline_epoch(self) -> float:
         for batch in self.loaders["train"]:
@@ -155,13 +157,17 @@ class TutorialWay:
             loss = masked_bce(self.baseline(batch["input"]), batch["output"])
             loss.backward()
             self.baseline_adam.step()
-        return self._validate(lambda batch: masked_bce(self.baseline(batch["input"]), batch["output"]).item())
+        return self._validate(
+            lambda batch: masked_bce(self.baseline(batch["input"]), batch["output"]).item()
+        )
 
     def cvae_epoch(self) -> float:
         with pyro.get_param_store().scope():
             for batch in self.loaders["train"]:
                 self.svi.step(batch["input"], batch["output"])
-            return self._validate(lambda batch: self.svi.evaluate_loss(batch["input"], batch["output"]))
+            return self._validate(
+                lambda batch: self.svi.evaluate_loss(batch["input"], batch["output"])
+            )
 
     def table(self, num_particles: int = 10) -> float:
         elbo = Trace_ELBO(num_particles=num_particles)

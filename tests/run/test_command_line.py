@@ -73,13 +73,18 @@ def test_flags_override_the_recipe():
         assert settings.description == f"recipe {name}"
     settings = parse_args("--batch-size 7 --recipe best -lr 0.5".split())
     best = vars(RECIPES["best"])
-    assert {key for key in best if getattr(settings, key) != best[key]} == {"batch_size", "learning_rate"}
+    assert {key for key in best if getattr(settings, key) != best[key]} == {
+        "batch_size",
+        "learning_rate",
+    }
     assert settings.description == "recipe best with --learning-rate 0.5 --batch-size 7"
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Experiment)])
 def test_every_setting_that_is_not_usual_is_in_the_description(name):
-    changed: dict[str, Any] = {name: {"schedule": "one-cycle", "precision": "bfloat16", "binarize": True}.get(name, 7)}
+    changed: dict[str, Any] = {
+        name: {"schedule": "one-cycle", "precision": "bfloat16", "binarize": True}.get(name, 7)
+    }
     shown = {"schedule": " one-cycle", "precision": " bfloat16", "binarize": ""}.get(name, " 7")
     if name not in ("recipe", "dataset"):  # which it names, and which the tables name
         description = replace(Settings(), **changed).description
@@ -91,7 +96,9 @@ def test_results_depend_on_every_setting_of_the_experiment_and_no_other():
     assert settings.training_options() == Settings().training_options()
     assert Settings(elbo="trace").training_options() != Settings().training_options()
     training, evaluation = set(settings.training_options()), set(settings.evaluation_options())
-    assert not training & evaluation and training | evaluation == {field.name for field in fields(Experiment)}
+    assert not training & evaluation and training | evaluation == {
+        field.name for field in fields(Experiment)
+    }
     assert set(vars(RECIPES["best"])) < training | evaluation < set(vars(settings))
 
 
@@ -104,7 +111,11 @@ def test_training_does_not_depend_on_samples_of_the_evaluation(flag):
 
 def test_baseline_has_its_own_epochs_and_is_not_clipped():
     baseline = parse_args(["--recipe", "best"]).baseline
-    assert (baseline.num_epochs, baseline.max_grad_norm, baseline.learning_rate) == (12, math.inf, 3e-3)
+    assert (baseline.num_epochs, baseline.max_grad_norm, baseline.learning_rate) == (
+        12,
+        math.inf,
+        3e-3,
+    )
     assert parse_args(["-n", "7"]).baseline.num_epochs == 7
 
 
@@ -153,7 +164,14 @@ COUNTS = {
     "--seeds": 0,
     "--jobs": 1,
 }
-NUMBERS = ("--val-fraction", "-lr", "--learning-rate", "--weight-decay", "--beta2", "--max-grad-norm")
+NUMBERS = (
+    "--val-fraction",
+    "-lr",
+    "--learning-rate",
+    "--weight-decay",
+    "--beta2",
+    "--max-grad-norm",
+)
 CHOICES = (
     "-nq",
     "--recipe",
@@ -179,25 +197,36 @@ def refusal(words, capsys):
 
 
 @pytest.mark.parametrize("flag, least", COUNTS.items())
-@pytest.mark.parametrize("value", ["least - 1", "-7", "1.5", "nan", "inf", "1e3", "", "many", str(10**30)])
+@pytest.mark.parametrize(
+    "value", ["least - 1", "-7", "1.5", "nan", "inf", "1e3", "", "many", str(10**30)]
+)
 def test_bad_counts_are_refused(flag, least, value, capsys):
     value = str(least - 1) if value == "least - 1" else value
-    assert re.search("out of range: must be from|(is not|nor) a whole number", refusal([f"{flag}={value}"], capsys))
+    assert re.search(
+        "out of range: must be from|(is not|nor) a whole number",
+        refusal([f"{flag}={value}"], capsys),
+    )
 
 
 @pytest.mark.parametrize("flag", NUMBERS)
 @pytest.mark.parametrize("value", ["nan", "-1", "-inf", "inf", "1e999", "", "fast", "0x10", "1,5"])
 def test_bad_numbers_are_refused(flag, value, capsys):
-    assert re.search("is out of range: must be|is not a number", refusal([f"{flag}={value}"], capsys))
+    assert re.search(
+        "is out of range: must be|is not a number", refusal([f"{flag}={value}"], capsys)
+    )
 
 
 @pytest.mark.parametrize("flag", CHOICES)
 @pytest.mark.parametrize("value", ["", "0", "-1", "4", "MNIST", "none", "mnist\nmnist", "ä"])
 def test_unknown_choices_are_refused(flag, value, capsys):
-    assert re.search("invalid choice|invalid int value|expected", refusal([f"{flag}={value}"], capsys))
+    assert re.search(
+        "invalid choice|invalid int value|expected", refusal([f"{flag}={value}"], capsys)
+    )
 
 
-@pytest.mark.parametrize("value", ["", "MNIST", "cifar", "absent/images.npz", __file__, "/dev/null"])
+@pytest.mark.parametrize(
+    "value", ["", "MNIST", "cifar", "absent/images.npz", __file__, "/dev/null"]
+)
 def test_unknown_data_sets_are_refused(value, capsys):
     assert "nor an .npz file, nor a folder of images" in refusal(["--dataset", value], capsys)
 
@@ -205,7 +234,9 @@ def test_unknown_data_sets_are_refused(value, capsys):
 @pytest.mark.parametrize("flag", FOLDERS)
 @pytest.mark.parametrize("value", ["", "  ", __file__, "/dev/null"])
 def test_what_is_no_folder_is_refused(flag, value, capsys):
-    assert re.search("is not a folder|name of the folder is empty", refusal([f"{flag}={value}"], capsys))
+    assert re.search(
+        "is not a folder|name of the folder is empty", refusal([f"{flag}={value}"], capsys)
+    )
 
 
 @pytest.mark.parametrize("flag", [*COUNTS, *NUMBERS, *CHOICES, *FOLDERS, "--dataset"])
@@ -295,6 +326,10 @@ def test_help_and_bad_command_lines_do_not_wait_for_the_libraries():
     program = "import sys, main\ntry: main.main(sys.argv[1:])\nexcept SystemExit: print(*sorted(sys.modules))"
     for word in ("--help", "--colour"):
         done = subprocess.run(
-            [sys.executable, "-c", program, word], cwd=ROOT, capture_output=True, text=True, check=True
+            [sys.executable, "-c", program, word],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert not {"torch", "pyro", "matplotlib", "pandas", "numpy"} & set(done.stdout.split())

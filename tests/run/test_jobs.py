@@ -84,7 +84,10 @@ def test_threads_are_divided_and_there_is_one_forecast(tmp_path, caplog):
     runs = [(seed, n) for seed in (0, 1) for n in (1, 2, 3)]
     names = [f"{n} quadrant{'s' * (n > 1)}, seed {seed}" for seed, n in runs]
     assert sorted(line.split(":")[0] for line in caplog.messages) == sorted(names)
-    assert all(f": {max(1, torch.get_num_threads() // 2)} threads, at most " in line for line in caplog.messages)
+    assert all(
+        f": {max(1, torch.get_num_threads() // 2)} threads, at most " in line
+        for line in caplog.messages
+    )
     # What is left are six evaluations, two at a time; each takes 8 baseline epochs of 24 s, by what has been measured.
     assert any(line.endswith("at most 11:12 left") for line in caplog.messages)
     assert saved(tmp_path) == runs
@@ -109,9 +112,9 @@ def test_last_one_has_all_threads(tmp_path, caplog):
 def test_one_that_fails_is_named_once_and_the_others_finish(tmp_path, caplog, run_setting, reason):
     with pytest.raises(RuntimeError, match="^1 of 3 settings failed, see above: 2 quadrants$"):
         run_all(run_setting, tmp_path)
-    assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
-        f"2 quadrants: failed, which stops no other setting: {reason}"
-    ]
+    assert [
+        record.getMessage() for record in caplog.records if record.levelno == logging.ERROR
+    ] == [f"2 quadrants: failed, which stops no other setting: {reason}"]
     assert saved(tmp_path) == [(0, 1), (0, 3)]
 
 
@@ -141,7 +144,9 @@ def test_terminal_shows_one_bar_with_the_time_left(tmp_path, monkeypatch, caplog
     monkeypatch.setattr(sys, "stderr", stream)
     with caplog.at_level(level, "cvae"):
         run_all(train_two_epochs, tmp_path)
-    assert ("2 settings at a time:" in stream.getvalue() and "at most" in stream.getvalue()) == shown
+    assert (
+        "2 settings at a time:" in stream.getvalue() and "at most" in stream.getvalue()
+    ) == shown
     assert bool(caplog.messages) == shown
 
 
@@ -153,7 +158,13 @@ def test_gpus_are_divided(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(logger, "handlers", [])
     for device in ("cuda", "cpu"):
-        job = Settings(device=device), 0, 1, Checkpoint(tmp_path / "absent.pt", {}), torch.get_num_threads()
+        job = (
+            Settings(device=device),
+            0,
+            1,
+            Checkpoint(tmp_path / "absent.pt", {}),
+            torch.get_num_threads(),
+        )
         for place in range(4):
             _run_job(SimpleNamespace(write_tables=None), lambda *_: None, *job, place, logger.level)
     assert chosen == [0, 1, 0, 1]
@@ -177,7 +188,9 @@ def test_files_are_those_of_one_after_another(side_by_side, tmp_path):
 def test_killed_run_leaves_no_process_and_goes_on(side_by_side, tmp_path):
     words = [*TINY, "-nq", "1", "3", "--output-dir", str(tmp_path), "--jobs", "2"]
     command = [sys.executable, "main.py", *words]
-    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    run = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert run.stdout is not None
     while "epoch 1" not in (line := run.stdout.readline()):
         assert line
@@ -191,10 +204,15 @@ def test_killed_run_leaves_no_process_and_goes_on(side_by_side, tmp_path):
 def test_figure_that_can_not_be_written_costs_no_other_setting(side_by_side, tmp_path, capsys):
     words = [*TINY, "-nq", "1", "3", "--output-dir", str(tmp_path), "--jobs", "2"]
     for n in (1, 3):
-        (tmp_path / f"checkpoint_q{n}.pt").write_bytes((side_by_side / f"checkpoint_q{n}.pt").read_bytes())
+        (tmp_path / f"checkpoint_q{n}.pt").write_bytes(
+            (side_by_side / f"checkpoint_q{n}.pt").read_bytes()
+        )
     (tmp_path / "training_q1.csv").mkdir()
     assert main.main(words) == 1
     captured = capsys.readouterr()
     assert captured.err == "main.py: error: 1 of 2 settings failed, see above: 1 quadrant\n"
-    assert captured.out.count("can't write") == 1 and "training_q1.csv (Is a directory)" in captured.out
+    assert (
+        captured.out.count("can't write") == 1
+        and "training_q1.csv (Is a directory)" in captured.out
+    )
     assert (tmp_path / "results.md").read_bytes() == (side_by_side / "results.md").read_bytes()

@@ -24,7 +24,11 @@ def test_locked_folder_is_made_and_refuses_another(tmp_path):
 
 
 def test_leftovers_of_killed_runs_are_deleted(tmp_path):
-    for name in (".results.csv.0123456789abcdef.part", ".checkpoint_q1.pt.0123456789abcdef.part", ".mine.part"):
+    for name in (
+        ".results.csv.0123456789abcdef.part",
+        ".checkpoint_q1.pt.0123456789abcdef.part",
+        ".mine.part",
+    ):
         (tmp_path / name).touch()
     with lock(tmp_path):
         assert {path.name for path in tmp_path.iterdir()} == {".lock", ".mine.part"}
@@ -32,7 +36,9 @@ def test_leftovers_of_killed_runs_are_deleted(tmp_path):
 
 def test_folder_that_can_not_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="can't write to .*file/below .Not a directory.: choose another"):
+    with pytest.raises(
+        UsageError, match="can't write to .*file/below .Not a directory.: choose another"
+    ):
         with lock(tmp_path / "file" / "below"):
             pass
 
@@ -95,7 +101,10 @@ def test_folders_of_all_seeds_are_locked(tmp_path):
 @pytest.mark.parametrize("used", ["seed_0", "seed_2"])
 def test_folders_to_be_cleared_are_locked(tmp_path, seeds, used):
     (tmp_path / "seed_notes.txt").write_text("")
-    with lock(tmp_path / used), pytest.raises(OSError, match=f"another run is writing to .*{used}: wait"):
+    with (
+        lock(tmp_path / used),
+        pytest.raises(OSError, match=f"another run is writing to .*{used}: wait"),
+    ):
         with lock_output(Settings(output_dir=tmp_path, seeds=seeds, overwrite=True)):
             pass
     with lock_output(Settings(output_dir=tmp_path, seeds=seeds, overwrite=True)):
@@ -103,7 +112,13 @@ def test_folders_to_be_cleared_are_locked(tmp_path, seeds, used):
 
 
 def test_clearing_deletes_what_runs_leave_and_nothing_else(tmp_path):
-    theirs = ["notes.txt", "weights.pth", "checkpoint_q4.pt", "seed_1/notes.txt", "plots/results.csv"]
+    theirs = [
+        "notes.txt",
+        "weights.pth",
+        "checkpoint_q4.pt",
+        "seed_1/notes.txt",
+        "plots/results.csv",
+    ]
     ours = [
         "results.csv",
         "checkpoint_q1.pt",

@@ -40,7 +40,9 @@ def test_each_process_of_a_machine_has_a_gpu(monkeypatch, world_size, expected):
         (None, "mps", (0,), 1),
     ],
 )
-def test_jobs_are_those_asked_for_or_as_many_as_processors(monkeypatch, jobs, device, seeds, expected):
+def test_jobs_are_those_asked_for_or_as_many_as_processors(
+    monkeypatch, jobs, device, seeds, expected
+):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
     assert choose_jobs(Settings(jobs=jobs, seeds=seeds), torch.device(device)) == expected
@@ -48,10 +50,17 @@ def test_jobs_are_those_asked_for_or_as_many_as_processors(monkeypatch, jobs, de
 
 @pytest.mark.parametrize("jobs", [2, None])
 def test_jobs_are_refused_with_torchrun(monkeypatch, jobs):
-    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "first", "MASTER_PORT": "29500"}.items():
+    for name, value in {
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "first",
+        "MASTER_PORT": "29500",
+    }.items():
         monkeypatch.setenv(name, value)
     assert choose_jobs(Settings(), CPU) == 1
-    with pytest.raises(UsageError, match="^--jobs is for a single process: leave it out, or start main.py without"):
+    with pytest.raises(
+        UsageError, match="^--jobs is for a single process: leave it out, or start main.py without"
+    ):
         choose_jobs(Settings(jobs=jobs), CPU)
 
 
@@ -67,13 +76,17 @@ def test_absent_device_is_an_error(monkeypatch, name):
 def test_images_to_show_are_those_of_the_last_split(tmp_path, holdout):
     settings = Settings(dataset="mnist-5k", holdout=holdout, subset=10, output_dir=tmp_path)
     prepare(settings, CPU)
-    with pytest.raises(UsageError, match="--num-images 11 is more than the 10 images .first 10 of the MNIST-5k val"):
+    with pytest.raises(
+        UsageError, match="--num-images 11 is more than the 10 images .first 10 of the MNIST-5k val"
+    ):
         prepare(replace(settings, num_images=11), CPU)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("flags", ["avx2", "avx512f avx512_bf16", "asimd bf16"])
-def test_cpu_that_can_not_compute_in_bfloat16_is_told(tmp_path, monkeypatch, caplog, precision, flags):
+def test_cpu_that_can_not_compute_in_bfloat16_is_told(
+    tmp_path, monkeypatch, caplog, precision, flags
+):
     (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
     monkeypatch.setattr("cvae.run.preparation.CPU_INFO", tmp_path / "cpuinfo")
     prepare(Settings(dataset="mnist-5k", subset=10, output_dir=tmp_path, precision=precision), CPU)

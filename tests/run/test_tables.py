@@ -34,7 +34,8 @@ METRICS: dict[str, Any] = {
 
 def evaluation(start):
     rows = {
-        row: Estimate(start + i + 0.25, 0.5, 1000, 10 if i in (1, 4) else 100) for i, row in enumerate(ROWS)
+        row: Estimate(start + i + 0.25, 0.5, 1000, 10 if i in (1, 4) else 100)
+        for i, row in enumerate(ROWS)
     }
     return Evaluation(rows, {"KL": Estimate(start + 0.123, 0.04, 1000, 0), "Active latents": 3})
 
@@ -77,7 +78,9 @@ def test_files_hold_every_number_and_where_it_comes_from(tmp_path, capsys):
             assert part in source
     assert "| CVAE (Monte Carlo) | 101.2 ± 0.5 | 21.2 ± 0.5 |" in text
     assert metrics["image_shape"] == [28, 20]
-    assert {name: metrics["arguments"][name] for name in METRICS["arguments"]} == METRICS["arguments"]
+    assert {name: metrics["arguments"][name] for name in METRICS["arguments"]} == METRICS[
+        "arguments"
+    ]
     assert metrics["results"]["q3"]["val"]["rows"]["NN (baseline)"] == {
         "mean": 20.25,
         "standard_error": 0.5,
@@ -99,7 +102,9 @@ def test_diagnostics_are_shown_on_request():
 
 def test_holdout_gives_a_validation_and_a_test_column():
     splits = METRICS["splits"] | {"test": {"name": "other images", "images": 1000}}
-    table = Table.of_run({1: {"val": evaluation(9), "test": evaluation(8)}}, {**METRICS, "splits": splits})
+    table = Table.of_run(
+        {1: {"val": evaluation(9), "test": evaluation(8)}}, {**METRICS, "splits": splits}
+    )
     assert list(table.values.columns) == ["1 quadrant, validation", "1 quadrant, test"]
     assert "which decided when to stop training; test: other images (1,000 images)" in table.caption
 
@@ -122,7 +127,9 @@ def test_seeds_are_averaged_and_their_spread_shown():
 @pytest.mark.parametrize("settings", [([1, 2], [1]), ([1], [1, 2]), ([1, 2], [1, 3])])
 def test_means_are_of_settings_that_all_seeds_have(settings):
     results = [{n: {"val": evaluation(seed)} for n in each} for seed, each in enumerate(settings)]
-    table = Table.of_seeds([Table.of_run(each, METRICS | {"seed": seed}) for seed, each in enumerate(results)])
+    table = Table.of_seeds(
+        [Table.of_run(each, METRICS | {"seed": seed}) for seed, each in enumerate(results)]
+    )
     assert list(table.values.columns) == list(table.errors.columns) == ["1 quadrant"]
     assert not table.errors.isna().any(axis=None)
 

@@ -52,7 +52,11 @@ def test_only_the_part_of_that_name_is_restored(path):
             "Missing key",
         ),
         (
-            {"format": FORMAT, "settings": {}, "parts": {"baseline": torch.nn.Linear(5, 3).state_dict()}},
+            {
+                "format": FORMAT,
+                "settings": {},
+                "parts": {"baseline": torch.nn.Linear(5, 3).state_dict()},
+            },
             "size mismatch",
         ),
         (
@@ -68,5 +72,7 @@ def test_content_that_does_not_fit_is_refused_by_name(path, content, cause):
         Checkpoint.load(path).restore("baseline", torch.nn.Linear(2, 3).load_state_dict)
     message = str(failure.value)
     assert (
-        message.startswith(str(path)) and "\n" not in message and "start afresh with --overwrite" in message
+        message.startswith(str(path))
+        and "\n" not in message
+        and "start afresh with --overwrite" in message
     )

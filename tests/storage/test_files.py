@@ -77,7 +77,11 @@ def test_flipped_bit_of_a_weight_still_parses_and_is_refused(saved, place):
 
 @given(st.data())
 def test_truncated_file_is_refused(saved, place, data):
-    refused(place, saved[: data.draw(st.integers(0, len(saved) - 1))], "is damaged, or no file of PyTorch")
+    refused(
+        place,
+        saved[: data.draw(st.integers(0, len(saved) - 1))],
+        "is damaged, or no file of PyTorch",
+    )
 
 
 @given(st.binary(max_size=300))
@@ -158,7 +162,9 @@ class Full:
 
 @pytest.mark.parametrize("room", [0, 1, 500, 1200])
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch, saved, room):
-    monkeypatch.setattr("cvae.storage.files.open", lambda *args: Full(open(*args), room), raising=False)
+    monkeypatch.setattr(
+        "cvae.storage.files.open", lambda *args: Full(open(*args), room), raising=False
+    )
     path = tmp_path / "file.pt"
     path.write_bytes(b"old")
     with pytest.raises(OSError, match="can't write .*file.pt .No space left on device"):

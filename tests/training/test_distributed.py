@@ -31,7 +31,9 @@ from ..conftest import HIDDEN_1, HIDDEN_2, Z_DIM
 
 ROOT = Path(__file__).parents[2]
 IMAGES = 24
-TINY = "--dataset mnist-5k --subset 300 -n 2 -p 2 --num-importance-samples 3 -vi 3 -vs 2 -nq 3".split()
+TINY = (
+    "--dataset mnist-5k --subset 300 -n 2 -p 2 --num-importance-samples 3 -vi 3 -vs 2 -nq 3".split()
+)
 
 
 def test_one_process_does_it_all(random_digits):
@@ -88,7 +90,9 @@ def test_processes_divide_the_other_images_into_portions(random_digits, as_proce
         images = []
         for rank in (0, 1):
             as_process(rank, 2)
-            batches = [batch["original"] for batch in distributed.divide(dataloaders, seed=3)[split]]
+            batches = [
+                batch["original"] for batch in distributed.divide(dataloaders, seed=3)[split]
+            ]
             assert [len(batch) for batch in batches] == sizes
             images += batches
         assert torch.equal(torch.cat(images), datasets[split][:]["original"])
@@ -151,10 +155,14 @@ def gradients(elbo, processes=1, rank=0):
     dataset = get_data(1, IMAGES, dataset="mnist-5k", subset=IMAGES)[0]["train"]
     (batch,) = make_loader(Subset(dataset, range(rank, IMAGES, processes)), IMAGES)
     nets = [cvae.prior_net, cvae.recognition_net, cvae.generation_net] if elbo else [net]
-    optimizer = Optimizer(dict(torch.nn.ModuleList(nets).named_parameters()), TrainingSettings(), steps_per_epoch=1)
+    optimizer = Optimizer(
+        dict(torch.nn.ModuleList(nets).named_parameters()), TrainingSettings(), steps_per_epoch=1
+    )
     found: list = []
     optimizer.adamw.register_step_pre_hook(
-        lambda *_: found.extend(torch.as_tensor(each.grad).flatten().clone() for each in optimizer.parameters)
+        lambda *_: found.extend(
+            torch.as_tensor(each.grad).flatten().clone() for each in optimizer.parameters
+        )
     )
     noise = torch.linspace(-1.5, 1.5, Z_DIM)
     original = torch.distributions.normal._standard_normal
@@ -180,7 +188,9 @@ def _in_group(rank, processes, port, results):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_RANK": str(rank)}
     with distributed.process_group(torch.device("cpu")):
         assert (distributed.rank(), distributed.world_size()) == (rank, processes)
-        assert distributed.gather(rank) == list(range(processes)) and distributed.broadcast(rank) == 0
+        assert (
+            distributed.gather(rank) == list(range(processes)) and distributed.broadcast(rank) == 0
+        )
         assert _means({"rank": rank, "images": 1})["rank"] == sum(range(processes)) / processes
         results.put((rank, [gradients(elbo, processes, rank).numpy() for elbo in CASES]))
 
@@ -190,7 +200,10 @@ def test_gradients_are_those_of_one_process(processes=2):
         port = server.getsockname()[1]
     spawn = multiprocessing.get_context("spawn")
     results = spawn.Queue()
-    group = [spawn.Process(target=_in_group, args=(i, processes, port, results)) for i in range(processes)]
+    group = [
+        spawn.Process(target=_in_group, args=(i, processes, port, results))
+        for i in range(processes)
+    ]
     for process in group:
         process.start()
     found = dict(results.get(timeout=120) for _ in group)

@@ -44,4 +44,6 @@ def test_jobs_that_begin_when_one_has_ended_take_no_longer(jobs, lengths):
     for length in lengths:
         ends[ends.index(min(ends))] += length
     left = forecast.seconds_left()
-    assert left is not None and max(max(lengths), sum(lengths) / jobs) <= max(ends) <= left <= sum(lengths)
+    assert left is not None and max(max(lengths), sum(lengths) / jobs) <= max(ends) <= left <= sum(
+        lengths
+    )

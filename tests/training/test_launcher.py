@@ -3,7 +3,13 @@ import pytest
 from cvae.errors import UsageError
 from cvae.training.launcher import launched
 
-WHOLE = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "first", "MASTER_PORT": "29500"}
+WHOLE = {
+    "RANK": "3",
+    "LOCAL_RANK": "1",
+    "WORLD_SIZE": "4",
+    "MASTER_ADDR": "first",
+    "MASTER_PORT": "29500",
+}
 
 
 @pytest.fixture
@@ -32,9 +38,20 @@ def test_variables_that_are_not_whole_are_ignored(read, name, missing):
 
 
 @pytest.mark.parametrize(
-    "change", ["RANK=x", "RANK=-1", "RANK=4", "LOCAL_RANK=4", "WORLD_SIZE=1.0", "WORLD_SIZE=0", "MASTER_PORT=70000"]
+    "change",
+    [
+        "RANK=x",
+        "RANK=-1",
+        "RANK=4",
+        "LOCAL_RANK=4",
+        "WORLD_SIZE=1.0",
+        "WORLD_SIZE=0",
+        "MASTER_PORT=70000",
+    ],
 )
 def test_values_that_can_not_be_are_refused(read, change):
     name, value = change.split("=")
-    with pytest.raises(UsageError, match=f"{change}.* can't be right: unset them, or start .* with torchrun"):
+    with pytest.raises(
+        UsageError, match=f"{change}.* can't be right: unset them, or start .* with torchrun"
+    ):
         read(**{name: value})

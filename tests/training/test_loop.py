@@ -44,11 +44,19 @@ class Scripted:
         return {"val": torch.tensor(10.0 * next(self.val)) if self.val else self.loss(batch)}
 
     def fit(self, settings, checkpoint=None, snapshot=None):
-        self.optimizer = Optimizer(dict(self.net.named_parameters()), settings, len(LOADERS["train"]))
+        self.optimizer = Optimizer(
+            dict(self.net.named_parameters()), settings, len(LOADERS["train"])
+        )
         should_stop = EarlyStopping(settings.early_stop_patience)
         state = TrainingState(self.net, self.optimizer, should_stop, settings.num_epochs)
         return fit(
-            "CVAE", state, self.step, self.validate, LOADERS, checkpoint=checkpoint, snapshot=snapshot
+            "CVAE",
+            state,
+            self.step,
+            self.validate,
+            LOADERS,
+            checkpoint=checkpoint,
+            snapshot=snapshot,
         )
 
 
@@ -105,7 +113,9 @@ def test_interrupted_training_ends_as_if_it_had_not_been(tmp_path, schedule, aft
     history = again.fit(settings, Checkpoint.load(path))
     assert len(again.weights) == 5 - after
     assert [epoch["val"] for epoch in history.epochs] == [epoch["val"] for epoch in expected.epochs]
-    assert [epoch["train"] for epoch in history.epochs] == [epoch["train"] for epoch in expected.epochs]
+    assert [epoch["train"] for epoch in history.epochs] == [
+        epoch["train"] for epoch in expected.epochs
+    ]
     for name, value in whole.net.state_dict().items():
         assert torch.equal(again.net.state_dict()[name], value)
 
@@ -172,7 +182,9 @@ def test_snapshots_are_taken_after_each_epoch_and_resumed(tmp_path):
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(Interrupted):
         Scripted().fit(settings_of(4), InterruptedCheckpoint(path, {}, after=2), torch.tensor)
-    history = Scripted().fit(settings_of(4), Checkpoint.load(path), lambda epoch: torch.tensor(10 * epoch))
+    history = Scripted().fit(
+        settings_of(4), Checkpoint.load(path), lambda epoch: torch.tensor(10 * epoch)
+    )
     assert [snapshot.item() for snapshot in history.snapshots] == [1, 2, 30, 40]
 
 
@@ -201,7 +213,9 @@ def test_losses_are_read_every_few_steps_and_are_the_same(monkeypatch):
     history = scripted.fit(settings_of(2))
     steps = [len(list(group)) for kind, group in itertools.groupby(events) if kind == "step"]
     assert steps == [2, 1] * 2 and events[-1] == "read"
-    assert [epoch["train"] for epoch in history.epochs] == [epoch["train"] for epoch in expected.epochs]
+    assert [epoch["train"] for epoch in history.epochs] == [
+        epoch["train"] for epoch in expected.epochs
+    ]
 
 
 @pytest.mark.parametrize("split", ["training", "validation"])

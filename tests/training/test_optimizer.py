@@ -18,7 +18,11 @@ def learning_rates(settings, steps_per_epoch):
 
 
 @pytest.mark.parametrize(
-    "wrong, choices", [({"schedule": "cosine"}, "constant, one-cycle"), ({"precision": "float16"}, "float32, bfloat16")]
+    "wrong, choices",
+    [
+        ({"schedule": "cosine"}, "constant, one-cycle"),
+        ({"precision": "float16"}, "float32, bfloat16"),
+    ],
 )
 def test_unknown_names_are_refused(wrong, choices):
     with pytest.raises(ValueError, match=f"is none of {choices}"):
@@ -30,7 +34,9 @@ def test_constant_learning_rate_does_not_change():
 
 
 def test_one_cycle_rises_to_its_peak_and_ends_near_zero():
-    rates = learning_rates(TrainingSettings(num_epochs=5, learning_rate=0.01, schedule="one-cycle"), 20)
+    rates = learning_rates(
+        TrainingSettings(num_epochs=5, learning_rate=0.01, schedule="one-cycle"), 20
+    )
     peak = rates.argmax()
     assert rates[peak] == pytest.approx(0.01, rel=1e-3) and 25 < peak < 35  # of 100 steps
     assert (rates[1 : peak + 1] > rates[:peak]).all() and (rates[peak + 1 :] < rates[peak:-1]).all()
@@ -62,7 +68,9 @@ def test_gradients_are_clipped_all_together_for_each_image_of_the_batch(
     gradient_descent, images, length, clipped
 ):
     parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1, 3))]
-    optimizer = Optimizer(dict(zip("ab", parameters)), TrainingSettings(max_grad_norm=1.0), steps_per_epoch=1)
+    optimizer = Optimizer(
+        dict(zip("ab", parameters)), TrainingSettings(max_grad_norm=1.0), steps_per_epoch=1
+    )
     optimizer.images_in_batch = images
     gradients = torch.nn.functional.normalize(torch.randn(5), dim=0) * length * images
     parameters[0].grad, parameters[1].grad = gradients[:2].clone(), gradients[2:].view(1, 3).clone()
@@ -82,7 +90,9 @@ def test_gradients_are_summed_over_processes_before_they_are_clipped(gradient_de
 
 @pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
 def test_loaded_state_takes_the_same_steps(schedule):
-    settings = TrainingSettings(num_epochs=4, learning_rate=0.1, schedule=schedule, weight_decay=0.1)
+    settings = TrainingSettings(
+        num_epochs=4, learning_rate=0.1, schedule=schedule, weight_decay=0.1
+    )
     gradients = torch.randn(4, 3)
 
     def step(optimizer, gradients):
@@ -93,7 +103,9 @@ def test_loaded_state_takes_the_same_steps(schedule):
 
     optimizer = Optimizer({"w": torch.nn.Parameter(torch.ones(3))}, settings, steps_per_epoch=1)
     step(optimizer, gradients[:2])
-    again = Optimizer({"w": torch.nn.Parameter(optimizer.parameters[0].detach().clone())}, settings, 1)
+    again = Optimizer(
+        {"w": torch.nn.Parameter(optimizer.parameters[0].detach().clone())}, settings, 1
+    )
     again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     step(optimizer, gradients[2:])
     step(again, gradients[2:])

@@ -68,7 +68,9 @@ def test_without_a_plan_no_time_is_shown_as_left(caplog):
         ("INFO", True, False, False),
     ],
 )
-def test_bar_is_for_terminals_and_not_when_quiet(monkeypatch, caplog, level, terminal, wanted, shown):
+def test_bar_is_for_terminals_and_not_when_quiet(
+    monkeypatch, caplog, level, terminal, wanted, shown
+):
     stream = Terminal() if terminal else io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     with caplog.at_level(level, "cvae"):

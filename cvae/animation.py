@@ -1,0 +1,127 @@
+"""How the CVAE learns: its validation loss epoch by epoch, and what it predicts in between."""
+
+import io
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+from torch import Tensor
+
+from cvae.baseline import is_missing
+from cvae.data import CVAEMNIST
+from cvae.evaluate import draw_samples
+from cvae.figures import draw, style_axes, tile
+from cvae.model import CVAE
+
+__all__ = ["choose_inputs", "make_gif", "take_snapshot"]
+
+NUM_CANDIDATES = 2000  # images to choose from, the first ones
+NUM_COMPARED = 10_000  # training images that they are compared with, the first ones
+NUM_NEIGHBOURS = 20
+MIN_FRACTION = 0.3  # of an ambiguous input's neighbours that have the second most frequent label
+DPI = 100
+CURVE, MIN_WIDTH = 250, 480  # dots of the frame
+CELL = 84  # dots along the longer side of an image, about
+
+
+def choose_inputs(training: CVAEMNIST, images: CVAEMNIST, num_ambiguous: int) -> list[int]:
+    """Choose images by the labels of the training images whose known pixels are nearest.
+
+    The first choice is clear: all its neighbours have its own label.  The others are ambiguous: its
+    own label is one of two that are about equally frequent among its neighbours.  Each ambiguous
+    choice is of another pair of labels, the most frequent pair first; for handwritten digits these
+    are 4 or 9, and 3 or 5.
+
+    Args:
+        training: images to look for neighbours in.
+        images: images to choose from, with the same pixels known.
+        num_ambiguous: how many to choose, besides the clear one.
+
+    Returns:
+        Different indices into ``images``.  The first images fill up where there are too few clear
+        or ambiguous ones; so there are ``1 + num_ambiguous`` unless there are fewer images.
+    """
+    compared, candidates = training[:NUM_COMPARED], images[:NUM_CANDIDATES]
+    known = ~is_missing(candidates["input"][0])
+    # Whole numbers in double precision are exact, so the choice is the same on every machine.
+    far, near = (
+        (sample["original"].squeeze(-3)[:, known].cpu() * 255).round().double()
+        for sample in (compared, candidates)
+    )
+    distances = far.square().sum(1) - 2 * near @ far.t()  # squared, up to a constant per candidate
+    nearest = distances.topk(min(NUM_NEIGHBOURS, len(far)), largest=False).indices
+    labels, own = compared["digit"].cpu()[nearest].tolist(), candidates["digit"].tolist()
+
+    clear: list[int] = []
+    ambiguous: dict[frozenset, list[tuple[int, int]]] = {}  # by the pair of labels
+    for index, (label, neighbours) in enumerate(zip(own, labels)):
+        (_, first), *others = pair = Counter(neighbours).most_common(2)
+        if label in dict(pair) and not others:
+            clear.append(index)
+        elif label in dict(pair) and others[0][1] >= MIN_FRACTION * len(neighbours):
+            ambiguous.setdefault(frozenset(dict(pair)), []).append((others[0][1], -index))
+    pairs = sorted(ambiguous, key=lambda pair: -len(ambiguous[pair]))[:num_ambiguous]
+    clear.sort(key=lambda index: any(own[index] in pair for pair in pairs))
+    most_even = [-max(ambiguous[pair])[1] for pair in pairs]
+    return list(dict.fromkeys([*clear[:1], *most_even, *range(len(own))]))[: 1 + num_ambiguous]
+
+
+def take_snapshot(cvae: CVAE, inputs: Tensor, num_samples: int, seed: int, epoch: int) -> Tensor:
+    """Draw predictions after an epoch, and leave the random state of training as it was.
+
+    Args:
+        cvae: the model in training.
+        inputs: images with missing pixels, shape (images, h, w).
+        num_samples: predictions for each image, each from a latent sample of its own.
+        seed: of the run.
+        epoch: number of the epoch; each has random numbers of its own.
+
+    Returns:
+        Probabilities of all pixels in 255ths, uint8 of shape (samples, images, h, w), on the CPU.
+    """
+    with torch.random.fork_rng([inputs.device] if inputs.is_cuda else []):
+        torch.manual_seed(random.Random(f"{seed} snapshots, epoch {epoch}").getrandbits(32))
+        return (draw_samples(cvae, inputs, num_samples) * 255).round().byte().cpu()
+
+
+def make_gif(
+    losses: Sequence[float], snapshots: Sequence[Tensor], truth: Tensor, known: Tensor, title: str
+) -> bytes:
+    """Animate the training: the validation loss above, the truth and completions below.
+
+    Args:
+        losses: validation loss of each epoch, nats per image.
+        snapshots: for each epoch completions in 255ths, as from :func:`take_snapshot`: uint8 of
+            shape (samples, images, h, w).  Each sample is a frame.
+        truth: the whole images, shape (images, h, w), in [0, 1].
+        known: the given pixels, bool (h, w).
+        title: stands above the figure, wrapped where it is too long.
+
+    Returns:
+        A GIF that repeats for ever.
+    """
+    truth, known, frames = truth.cpu(), known.cpu(), []
+    scale = max(1, round(CELL / max(known.shape)))
+    for epoch, (loss, snapshot) in enumerate(zip(losses, snapshots, strict=True), 1):
+        heading = f"{title}\nEpoch {epoch}: validation loss {loss:.1f} nats per image"
+        for completions in (snapshot / 255).where(~known, truth):
+            picture = tile(torch.stack([truth, completions]), scale, known)
+            height = len(picture)
+            labels = [(-16, height / 4, "truth"), (-16, height * 3 / 4, "CVAE")]
+            figure = draw(picture, heading, labels, left=120, top=CURVE, dpi=100)
+            across, up = figure.bbox.size
+            axes = figure.add_axes((60 / across, (height + 80) / up, 1 - 80 / across, 180 / up))
+            axes.plot(range(1, len(losses) + 1), losses, alpha=0)  # the same limits in every frame
+            axes.plot(range(1, epoch + 1), losses[:epoch], color="#0072B2")
+            axes.plot(epoch, loss, "o", color="black", markersize=4)
+            style_axes(axes, "nats per image")
+            canvas = FigureCanvasAgg(figure)
+            canvas.draw()
+            frames.append(Image.fromarray(np.array(canvas.buffer_rgba())[..., :3]))
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=160, loop=0)
+    return file.getvalue()

@@ -1,0 +1,112 @@
+"""The processes of ``torchrun``, which share the work of each run; usually there is just one."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn as nn
+from torch import Tensor
+
+from cvae.config import UsageError
+
+__all__ = [
+    "choose_device",
+    "from_main",
+    "gather",
+    "gather_images",
+    "is_main",
+    "process_group",
+    "rank",
+]
+__all__ += ["sum_gradients", "world_size"]
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"`` into a device that is there.
+
+    Raises:
+        UsageError: the device is absent.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if cuda else "cpu"
+    if not {"cpu": True, "cuda": cuda, "mps": mps}[name]:
+        raise UsageError(f"--device {name} is absent here")
+    return torch.device(name)
+
+
+@contextlib.contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Connect to the other processes that ``torchrun`` has started, if it has.
+
+    Args:
+        device: where to compute; gloo connects CPUs, and NCCL connects GPUs, one for each process.
+
+    Raises:
+        UsageError: the variables that ``torchrun`` sets are wrong.
+        RuntimeError: PyTorch's, when another process has ended.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except ValueError as error:
+        raise UsageError(f"{error}: start the processes with torchrun") from error
+    try:
+        yield
+        dist.barrier()  # PyTorch 2.4 may hang if the group ends while a thread holds a result
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes."""
+    return rank() == 0
+
+
+def from_main(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in the main process, and return its result in all of them."""
+    values = [function(*arguments) if is_main() else None]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+def gather(value: Any) -> list[Any]:
+    """Return the values of all processes, by rank, in all of them."""
+    values = [value] * world_size()
+    if dist.is_initialized():
+        dist.all_gather_object(values, value)
+    return values
+
+
+def gather_images(per_image: Tensor) -> Tensor:
+    """Put the values of all processes, shape (..., images), together."""
+    return torch.cat(gather(per_image), dim=-1)
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its sum over all processes, as of the sum of their losses."""
+    if dist.is_initialized():
+        gradients = [each.grad for each in parameters if each.grad is not None]
+        whole = torch.cat([each.flatten() for each in gradients])  # one message is faster than many
+        dist.all_reduce(whole)
+        parts = whole.split([each.numel() for each in gradients])
+        for gradient, summed in zip(gradients, parts, strict=True):
+            gradient.copy_(summed.view_as(gradient))

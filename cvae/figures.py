@@ -1,0 +1,250 @@
+"""Figures from arrays, numbers and a title; a dot is a pixel of the figure, a pixel one of an image."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from cvae.checkpoint import atomic_write
+
+__all__ = [
+    "plot_diversity",
+    "plot_problem",
+    "plot_samples",
+    "plot_training",
+    "plain",
+    "save_figure",
+]
+__all__ += ["style_axes", "tile", "training_table"]
+
+DPI = 200
+CELL, SMALL_CELL = 112, 84  # dots along the longer side of an image, about
+GAP, GROUP_GAP = 8, 24  # dots between images, and between groups of them
+MARGIN, MIN_WIDTH = 16, 592  # dots, of the figure
+ROW_LABELS, COLUMN_LABELS = 120, 32  # dots for the names of rows, and for a line of names above
+MISSING = (115, 158, 204)  # a blue that differs from every grey
+OUTLINE = (230, 159, 0)  # an orange that the colour-blind can tell from the blue
+OUTLINE_WIDTH = 2  # dots
+MAX_STD = 0.5  # the greatest that values in [0, 1] can have
+
+# Name, one of Okabe and Ito's colours, and dashes for those who can't tell these apart.
+LOSSES = {
+    "train": ("training loss", "#E69F00", "--"),
+    "val": ("validation loss", "#0072B2", "-"),
+    "reconstruction": ("validation reconstruction", "#009E73", "-."),
+    "kl": ("validation KL", "#CC79A7", ":"),
+}
+COLUMNS = {key: f"{name} (nats per image)" for key, (name, _, _) in LOSSES.items()}
+
+
+def tile(images: Tensor, scale: int, outlined: Tensor | None = None) -> np.ndarray:
+    """Tile a grid of images into one picture.
+
+    Args:
+        images: shape (rows, columns, h, w), in [0, 1]; NaN is drawn blue, as missing.
+        scale: dots along each side of a pixel.
+        outlined: pixels to draw an orange line around, just inside, bool that broadcasts to images.
+
+    Returns:
+        Red, green and blue on white, uint8 of shape (height, width, 3) in dots.
+    """
+    values = F.interpolate(images.float().cpu(), scale_factor=scale)
+    dots = (values * 255).nan_to_num().round().byte()[..., None].repeat(1, 1, 1, 1, 3)
+    dots[values.isnan()] = torch.tensor(MISSING, dtype=torch.uint8)
+    if outlined is not None:
+        outside = 1 - F.interpolate(outlined.float().cpu().expand(images.shape), scale_factor=scale)
+        padded = F.pad(outside, [OUTLINE_WIDTH] * 4, value=1)
+        near_outside = F.max_pool2d(padded, 2 * OUTLINE_WIDTH + 1, stride=1)
+        dots[near_outside > outside] = torch.tensor(OUTLINE, dtype=torch.uint8)
+    dots = F.pad(dots, (0, 0, 0, GAP, 0, GAP), value=255)
+    return dots.transpose(1, 2).flatten(2, 3).flatten(0, 1)[:-GAP, :-GAP].numpy()
+
+
+def plot_problem(truth: Tensor, known: dict[str, Tensor]) -> Figure:
+    """Draw a row for each image: the whole image, then what is given and what is to be predicted.
+
+    Args:
+        truth: the whole images, shape (images, h, w), in [0, 1].
+        known: the given pixels, bool (h, w), by the name of a setting, such as ``"1 quadrant"``.
+    """
+    scale = max(1, round(CELL / max(truth.shape[1:])))
+    step = truth.shape[2] * scale + GAP
+    parts, labels = [tile(truth[:, None], scale)], [((step - GAP) / 2, -16, "image")]
+    for number, (name, given) in enumerate(known.items(), 1):
+        cut = torch.stack([truth.where(given, torch.nan), truth.where(~given, torch.nan)], dim=1)
+        parts.append(tile(cut, scale, torch.stack([given, given & False])))
+        middle = number * (2 * step + GROUP_GAP - GAP) - GAP / 2
+        labels += [(middle - step / 2, -16, "given"), (middle + step / 2, -16, "to predict")]
+        labels += [(middle, -48, name)]
+    title = "The problem: predict the missing quadrants from those that are given"
+    return draw(_join(parts, axis=1), title, labels, top=2 * COLUMN_LABELS)
+
+
+def plot_samples(
+    truth: Tensor, known: Tensor, y_hat: Tensor, samples: Tensor, title: str
+) -> Figure:
+    """Draw a column for each image, with rows Inputs, Truth, NN and one for each CVAE sample.
+
+    Known pixels are outlined and the same in every row; missing ones are blue in the first row.
+
+    Args:
+        truth: the whole images, shape (images, h, w), in [0, 1].
+        known: the given pixels, bool (h, w).
+        y_hat: the baseline's predictions, shape (images, h, w), in [0, 1].
+        samples: the CVAE's predictions, shape (samples, images, h, w), in [0, 1].
+        title: stands above the figure, wrapped where it is too long.
+    """
+    scale = max(1, round(CELL / max(known.shape)))
+    down = known.shape[0] * scale
+    above = torch.stack([torch.full_like(truth, torch.nan), truth, y_hat]).where(~known, truth)
+    picture = _join([tile(each, scale, known) for each in (above, samples.where(~known, truth))], 0)
+    names = ["Inputs", "Truth", "NN", *(f"CVAE {number + 1}" for number in range(len(samples)))]
+    tops = [row * (down + GAP) + (row >= 3) * (GROUP_GAP - GAP) for row in range(len(names))]
+    labels = [(-MARGIN, top + down / 2, name) for top, name in zip(tops, names)]
+    return draw(picture, title, labels, left=ROW_LABELS)
+
+
+def plot_diversity(
+    truth: Tensor, known: Tensor, y_hat: Tensor, samples: Tensor, title: str, num_shown: int = 20
+) -> Figure:
+    """Draw for each image the baseline's one answer, and the CVAE's many samples.
+
+    From left to right: input, truth, baseline, mean of the samples, their standard deviation in
+    each pixel, and the first samples in two rows.
+
+    Args:
+        truth, known, y_hat, samples, title: as for :func:`plot_samples`.
+        num_shown: how many samples to show, an even number; mean and deviation are over all.
+    """
+    scale = max(1, round(SMALL_CELL / max(known.shape)))
+    across = 2 * scale * known.shape[1]
+    large = torch.stack([torch.full_like(truth, torch.nan), truth, y_hat, samples.mean(0)])
+    std = samples.std(0, correction=0).where(~known, 0) / MAX_STD
+    large = torch.cat([large.where(~known, truth), std[None]])
+    small = samples[:num_shown].where(~known, truth).unflatten(0, (2, -1))
+    outlined = torch.stack([known] * 4 + [known & False])
+    bands = []
+    for image in range(len(truth)):
+        left = tile(large[None, :, image], 2 * scale, outlined)
+        left = np.pad(left, ((GAP // 2, GAP // 2), (0, 0), (0, 0)), constant_values=255)
+        bands.append(_join([left, tile(small[:, :, image], scale, known)], axis=1))
+    names = ["Input", "Truth", "NN", "CVAE, mean", f"CVAE, std (0 to {MAX_STD})"]
+    labels = [(n * (across + GAP) + across / 2, -16, name) for n, name in enumerate(names)]
+    labels += [((left.shape[1] + GROUP_GAP + bands[0].shape[1]) / 2, -16, "CVAE, samples")]
+    return draw(_join(bands, axis=0), title, labels, top=COLUMN_LABELS)
+
+
+def training_table(
+    histories: dict[str, list[dict[str, float]]], best_epochs: dict[str, int]
+) -> pd.DataFrame:
+    """Lay out the losses of every epoch.
+
+    Args:
+        histories: by the name of a net, a dict for each epoch: ``train`` and ``val`` losses in nats
+            per image, and for the CVAE the two terms of ``val``, ``reconstruction`` and ``kl``.
+        best_epochs: by the name of a net, the number of its best epoch, from 1.
+
+    Returns:
+        A row for each net and epoch: losses in nats per image, and whether the epoch is the best.
+    """
+    return pd.DataFrame(
+        {"net": net, "epoch": number}
+        | {column: epoch.get(key) for key, column in COLUMNS.items()}
+        | {"best": number == best_epochs[net]}
+        for net, epochs in histories.items()
+        for number, epoch in enumerate(epochs, 1)
+    )
+
+
+def plot_training(
+    table: pd.DataFrame, title: str, references: dict[str, float] | None = None
+) -> Figure:
+    """Draw the losses of baseline and CVAE, and the two terms of the CVAE's bound.
+
+    Args:
+        table: as from :func:`training_table`, of ``"baseline"`` and ``"CVAE"``.
+        title: stands above the figure, wrapped where it is too long.
+        references: by the name of a net, the tutorial's result, nats per image.
+    """
+    figure = Figure(figsize=(10, 3.65), dpi=DPI, layout="constrained")
+    figure.suptitle(
+        title.replace("$", r"\$"), x=0.01, ha="left", fontsize=8, linespacing=1.3, wrap=True
+    )
+    panels = [
+        ("baseline", "baseline", ["train", "val"]),
+        ("CVAE: negative lower bound", "CVAE", ["train", "val"]),
+        ("CVAE: its two terms", "CVAE", ["reconstruction", "kl"]),
+    ]
+    for axes, (heading, net, keys) in zip(figure.subplots(1, 3), panels):
+        rows = table[table["net"] == net].set_index("epoch")
+        best = rows[rows["best"]]
+        dot = "o" if len(rows) == 1 else ""  # a line of one point can't be seen
+        for key in keys:
+            name, colour, dashes = LOSSES[key]
+            axes.plot(rows[COLUMNS[key]], dot + dashes, color=colour, markersize=3, label=name)
+        if references and "val" in keys:
+            name = f"tutorial: {references[net]:.1f}"
+            axes.axhline(references[net], color="0.35", linewidth=1, linestyle=":", label=name)
+        for key, label in zip(keys[::-1], [f"best: epoch {best.index[0]}", None]):
+            if key != "train":
+                axes.plot(best[COLUMNS[key]], "o", color="white", mec="black", ms=5, label=label)
+        axes.set_title(heading, fontsize=9)
+        axes.legend(fontsize=7, frameon=False)
+        style_axes(axes, "nats per image, lower is better")
+    return figure
+
+
+def style_axes(axes: Axes, unit: str) -> None:
+    """Give axes over epochs the look that they have in common."""
+    axes.set_xlabel("epoch", fontsize=8)
+    axes.set_ylabel(unit, fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG atomically, the same bytes for the same figure."""
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=figure.dpi, metadata={"Software": None})
+
+
+def _join(pictures: list[np.ndarray], axis: int) -> np.ndarray:
+    """Put pictures below one another (axis 0) or side by side (axis 1)."""
+    gap = [(GROUP_GAP * (axis == each), 0) for each in range(3)]
+    others = [np.pad(picture, gap, constant_values=255) for picture in pictures[1:]]
+    return np.concatenate([pictures[0], *others], axis)
+
+
+def draw(
+    picture: np.ndarray,
+    title: str,
+    labels: list[tuple],
+    left: int = 0,
+    top: int = 0,
+    dpi: int = DPI,
+) -> Figure:
+    """Show a picture dot by dot, with labels at (x, y) dots from its upper left corner."""
+    height, width, _ = picture.shape
+    across, up = max(left + width + 2 * MARGIN, MIN_WIDTH), top + height + 3 * MARGIN
+    figure = Figure(figsize=(across / dpi, up / dpi), dpi=dpi)
+    # An escaped dollar is never part of a formula; with parse_math=False, it still is when wrapped.
+    heading = figure.text(MARGIN / across, 1 - MARGIN / up, title.replace("$", r"\$"), wrap=True)
+    heading.set(va="top", fontsize=8, linespacing=1.3)
+    up += math.ceil(heading.get_window_extent().height)
+    figure.set_size_inches(across / dpi, up / dpi)
+    heading.set_y(1 - MARGIN / up)
+    figure.figimage(picture, MARGIN + left, MARGIN)
+    for x, y, label in labels:
+        place = (MARGIN + left + x) / across, (MARGIN + height - y) / up
+        figure.text(*place, label, ha="right" if left else "center", va="center", fontsize=7)
+    return figure

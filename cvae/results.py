@@ -1,0 +1,422 @@
+"""What a run writes: weights, the table with its metrics, and figures."""
+
+import json
+import logging
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyro
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from cvae import distributed, figures
+from cvae.animation import make_gif
+from cvae.baseline import is_missing
+from cvae.checkpoint import Checkpoint, atomic_write, seed_stage
+from cvae.config import DATASETS, FILES, SEED_FOLDER, Config, UsageError
+from cvae.data import CVAEMNIST, MaskImages, setting_name
+from cvae.datasets import load_images, resolve_dataset
+from cvae.evaluate import Evaluation, draw_samples, with_error
+from cvae.model import CVAE
+from cvae.train import History
+
+__all__ = ["Table", "describe", "draw_figures", "open_checkpoint", "prepare"]
+__all__ += ["save_evaluations", "save_weights", "saved_evaluations", "write_results"]
+__all__ += ["write_summary"]
+
+logger = logging.getLogger(__name__)
+
+SPLIT_NAMES = {"val": "validation", "test": "test"}
+# The tutorial's table: NN and CVAE (Monte Carlo), nats per image, MNIST test set.
+TUTORIAL = {1: (100.4, 71.8), 2: (61.9, 51.0), 3: (25.4, 24.2)}
+
+NUM_PROBLEM_IMAGES = 4
+NUM_DIVERSITY_SAMPLES = 500  # for mean and standard deviation; the first of them are shown
+ANIMATED_FROM = 30_000  # training images: there the animation takes about 1 % of the time
+
+
+def prepare(config: Config) -> Config:
+    """Load the data set, and refuse an output folder that holds results of another kind.
+
+    Returns:
+        The config with the data set that ``auto`` stands for.
+
+    Raises:
+        DataError: the data set is missing, damaged or can't be downloaded.
+        FileError: a checkpoint is damaged.
+        UsageError: the folder holds results of other options.
+    """
+    dataset = resolve_dataset(config.data.dataset, config.data.data_dir)
+    config = replace(config, data=replace(config.data, dataset=dataset))
+    if config.overwrite:
+        for path in _find(config.output_dir, *FILES) + _find_in_seeds(config, *FILES):
+            path.unlink()
+        return config
+    single = _find(config.output_dir, "checkpoint")
+    several = _find_in_seeds(config, "checkpoint")
+    own, others = (several, single) if config.several_seeds else (single, several)
+    if foreign := others or (not own and _find(config.output_dir, *FILES)):
+        advice = "choose another --output-dir, or start afresh with --overwrite"
+        raise UsageError(f"{foreign[0]} is there from another run: {advice}")
+    for seed in config.seeds:
+        _open_all(config, seed)
+    return config
+
+
+def _find(folder: Path, *files: str) -> list[Path]:
+    patterns = [FILES[file].format(n="[123]") for file in files]
+    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+
+
+def _find_in_seeds(config: Config, *files: str) -> list[Path]:
+    folders = sorted(config.output_dir.glob(SEED_FOLDER.format(seed="*")))
+    return [path for folder in folders for path in _find(folder, *files)]
+
+
+def open_checkpoint(config: Config, seed: int, n: int) -> Checkpoint:
+    """Read the checkpoint of a run, or begin one.
+
+    Raises:
+        FileError: it is damaged.
+        UsageError: it is of a run with other options, or of other images.
+    """
+    data = config.data
+    splits = load_images(data.dataset, data.data_dir, val_fraction=data.val_fraction)
+    depends_on = {
+        **config.trained_by,
+        "dataset": data.dataset if data.dataset in DATASETS else "own images",  # wherever they lie
+        "images": [images.fingerprint for images in splits],
+        "image_shape": list(splits[0].images.shape[1:]),
+        "seed": seed,
+    }
+    return Checkpoint(config.path("checkpoint", seed, n), depends_on)
+
+
+def _open_all(config: Config, seed: int) -> dict[int, Checkpoint]:
+    """Read all checkpoints in the folder of a seed, by number of known quadrants."""
+    there = [n for n in (1, 2, 3) if config.path("checkpoint", seed, n).exists()]
+    return {n: open_checkpoint(config, seed, n) for n in there}
+
+
+def describe(datasets: dict[str, CVAEMNIST]) -> str:
+    """Return the names and sizes of all splits."""
+    return ", ".join(f"{data.name} ({len(data):,} images)" for data in datasets.values())
+
+
+def saved_evaluations(checkpoint: Checkpoint, config: Config) -> dict[str, Evaluation] | None:
+    """Return by split what a run was evaluated to with these numbers of samples, if it was."""
+    with checkpoint.reading():
+        saved = checkpoint.parts.get("evaluation", {"options": None})
+        if saved["options"] != vars(config.evaluation):
+            return None
+        return {split: Evaluation.from_dict(each) for split, each in saved["evaluations"].items()}
+
+
+def save_evaluations(
+    checkpoint: Checkpoint,
+    config: Config,
+    evaluations: dict[str, Evaluation],
+    datasets: dict[str, CVAEMNIST],
+    histories: dict[str, History],
+    seconds: float,
+) -> None:
+    """Save all that the table and ``metrics.json`` say of a run.
+
+    Args:
+        checkpoint: of the run.
+        config: of the command.
+        evaluations: by split.
+        datasets: by split.
+        histories: of ``baseline`` and ``CVAE``.
+        seconds: that the evaluation took.
+    """
+    versions = {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "pyro": pyro.__version__,
+    }
+    summary = {
+        **{
+            net.lower(): {
+                "epochs_run": len(history.epochs),
+                "best_epoch": history.best_epoch,
+                "seconds": history.seconds,
+                "epochs": history.epochs,
+            }
+            for net, history in histories.items()
+        },
+        "evaluation_seconds": seconds,
+        "seconds": sum(history.seconds for history in histories.values()) + seconds,
+        "device": config.device,
+        "processes": distributed.world_size(),
+        "threads": torch.get_num_threads(),
+        "versions": versions,
+    }
+    evaluation = {
+        "options": dict(vars(config.evaluation)),
+        "evaluations": {split: asdict(each) for split, each in evaluations.items()},
+        "splits": {
+            split: {"name": data.name, "images": len(data)} for split, data in datasets.items()
+        },
+        "summary": summary,
+    }
+    checkpoint.save(evaluation=evaluation)
+
+
+def save_weights(config: Config, seed: int, n: int, nets: dict[str, nn.Module]) -> None:
+    """Write the plain state dicts of ``baseline`` and ``cvae``, as the tutorial does.
+
+    Raises:
+        OSError: a file can't be written; an older one of that name is not damaged.
+    """
+    for name, net in nets.items():
+        weights = {key: value.cpu() for key, value in net.state_dict().items()}
+        with atomic_write(config.path(name, seed, n)) as file:
+            torch.save(weights, file)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The tutorial's table: a column for each number of known quadrants, a row for each estimate.
+
+    Attributes:
+        values: in nats per image, unless the row says otherwise.
+        errors: of these, in the same shape; NaN where there is none.
+        caption: what the numbers are: sign, unit, images, particles, recipe and seed.
+    """
+
+    values: pd.DataFrame
+    errors: pd.DataFrame
+    caption: str
+
+    @classmethod
+    def of_run(
+        cls, results: dict[int, dict[str, Evaluation]], caption: str, diagnostics: bool = False
+    ) -> "Table":
+        """Make the table of one seed, with standard errors over images.
+
+        Args:
+            results: evaluations by number of known quadrants and split.
+            caption: without the errors.
+            diagnostics: append their rows.
+        """
+        values, errors = {}, {}
+        for n, evaluations in results.items():
+            for split, evaluation in evaluations.items():
+                column = setting_name(n)
+                column += f", {SPLIT_NAMES[split]}" if len(evaluations) > 1 else ""
+                rows: dict[str, Any] = evaluation.rows | (
+                    evaluation.diagnostics if diagnostics else {}
+                )
+                # series, as pandas 2.1 sorts the rows of a single dict
+                values[column] = pd.Series({row: getattr(e, "mean", e) for row, e in rows.items()})
+                errors[column] = pd.Series(
+                    {row: getattr(e, "standard_error", None) for row, e in rows.items()}
+                )
+        caption = f"{caption}; ± standard error over images"
+        return cls(pd.DataFrame(values), pd.DataFrame(errors, dtype=float), caption)
+
+    @classmethod
+    def of_seeds(cls, tables: Sequence["Table"], caption: str) -> "Table":
+        """Make the table of means over seeds, with standard deviations, of the columns of all."""
+        values = pd.concat([table.values for table in tables], join="inner")
+        by_row = values.groupby(level=0, sort=False)
+        return cls(by_row.mean(), by_row.std(), f"{caption} ± standard deviation over them")
+
+    def markdown(self) -> str:
+        """Format it in Markdown, with errors."""
+        lines = [
+            f"{self.caption}. Performance gap: baseline minus Monte Carlo.",
+            "",
+            f"| | {' | '.join(self.values.columns)} |",
+            f"|---|{'---|' * len(self.values.columns)}",
+        ]
+        for row in self.values.index:
+            cells = map(with_error, self.values.loc[row], self.errors.loc[row])
+            lines.append(f"| {row} | {' | '.join(cells)} |")
+        return "\n".join(lines) + "\n"
+
+    def write(self, folder: Path) -> None:
+        """Write ``results.csv`` and ``results.md``.
+
+        Raises:
+            OSError: a file can't be written; an older one of that name is not damaged.
+        """
+        _write_text(folder / FILES["table"], self.values.to_csv(lineterminator="\n"))
+        _write_text(folder / FILES["text"], self.markdown())
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def write_results(config: Config, seed: int) -> tuple[Table, dict[str, Any]]:
+    """Write the table and ``metrics.json`` of one seed, of all runs evaluated with these samples.
+
+    Returns:
+        The table and the metrics.
+
+    Raises:
+        FileError: a checkpoint does not fit.
+        OSError: a file can't be written; an older one of that name is not damaged.
+    """
+    results: dict[int, dict[str, Evaluation]] = {}
+    metrics: dict[str, Any] = {
+        "unit": "nats per image, negative conditional log-likelihood",
+        "dataset": config.data.dataset,
+        "recipe": config.description,
+        "seed": seed,
+        "arguments": {name: str(value) for name, value in config.options.items()},
+        "settings": {},
+    }
+    for n, checkpoint in _open_all(config, seed).items():
+        if evaluations := saved_evaluations(checkpoint, config):
+            results[n] = evaluations
+            saved = checkpoint.parts["evaluation"]
+            metrics["image_shape"] = checkpoint.config["image_shape"]
+            metrics["splits"] = saved["splits"]
+            metrics["settings"][f"q{n}"] = saved["summary"]
+    metrics["seconds"] = sum(summary["seconds"] for summary in metrics["settings"].values())
+    table = Table.of_run(results, f"{_caption(config, metrics)}, seed {seed}", config.diagnostics)
+    metrics |= {"caption": table.caption, "results": {f"q{n}": each for n, each in results.items()}}
+    table.write(config.folder(seed))
+    _write_metrics(config.folder(seed), metrics)
+    return table, metrics
+
+
+def write_summary(config: Config) -> None:
+    """Write and print the table of each seed, and of several seeds the means."""
+    tables, metrics = zip(*[write_results(config, seed) for seed in config.seeds], strict=True)
+    if config.several_seeds:
+        caption = (
+            f"{_caption(config, metrics[0])}; mean of seeds {', '.join(map(str, config.seeds))}"
+        )
+        mean = Table.of_seeds(tables, caption)
+        mean.write(config.output_dir)
+        _write_metrics(config.output_dir, {"caption": mean.caption, "runs": metrics})
+        tables += (mean,)
+    for table in tables:
+        print(f"\n{table.markdown()}", flush=True)
+    folders = dict.fromkeys([config.output_dir, *map(config.folder, config.seeds)])
+    logger.info("Written to %s", ", ".join(map(str, folders)))
+
+
+def _write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
+    text = json.dumps(metrics, indent=2, default=asdict)
+    _write_text(folder / FILES["metrics"], text + "\n")
+
+
+def _caption(config: Config, metrics: dict[str, Any]) -> str:
+    splits = {
+        key: f"{split['name']} ({split['images']:,} images)"
+        for key, split in metrics["splits"].items()
+    }
+    where = f"{splits['val']}, which also decided when to stop training"
+    if "test" in splits:
+        decided = f"validation: {splits['val']}, which decided when to stop training"
+        where = f"{decided}; test: {splits['test']}"
+    evaluation = config.evaluation
+    return (
+        f"Negative CLL (nats per image; lower is better); {where}; Monte Carlo "
+        f"{evaluation.num_particles} and the others {evaluation.num_importance_samples} particles; "
+        f"{config.description}"
+    )
+
+
+def draw_figures(
+    config: Config,
+    seed: int,
+    n: int,
+    cvae: CVAE,
+    datasets: dict[str, CVAEMNIST],
+    inputs: list[int],
+    histories: dict[str, History],
+    evaluations: dict[str, Evaluation],
+) -> None:
+    """Draw all figures of a run, and ``problem.png`` with the first one.
+
+    Args:
+        config: of the command.
+        seed: of the run.
+        n: number of known quadrants.
+        cvae: the trained model.
+        datasets: by split; the figures show images of the last one.
+        inputs: indices of a clear input and of ambiguous ones.
+        histories: of ``baseline`` and ``CVAE``.
+        evaluations: by split.
+
+    Raises:
+        OSError: a file can't be written; an older one of that name is not damaged.
+    """
+    split, shown = list(datasets.items())[-1]
+    setting = f"{shown.name}, {setting_name(n)} known (outlined)"
+
+    table = figures.training_table(
+        {net: history.epochs for net, history in histories.items()},
+        {net: history.best_epoch for net, history in histories.items()},
+    )
+    _write_text(config.path("losses", seed, n), table.to_csv(index=False, lineterminator="\n"))
+    title = f"{setting_name(n)} known; {describe(datasets)}; {config.description}, seed {seed}"
+    data = config.data
+    all_of_mnist = data.dataset == "mnist" and not (data.subset or data.holdout or data.binarize)
+    tutorial = dict(zip(("baseline", "CVAE"), TUTORIAL[n], strict=True)) if all_of_mnist else None
+    figure = figures.plot_training(table, title, tutorial)
+    figures.save_figure(figure, config.path("training", seed, n))
+
+    order = torch.randperm(len(shown), generator=torch.Generator().manual_seed(seed))
+    batch = shown[order[: config.num_images]]
+    truth, known = _truth_and_known(batch)
+    seed_stage(seed, "figure")
+    samples = draw_samples(cvae, batch["input"], config.num_samples)
+    errors = {
+        row: with_error(e.mean, e.standard_error) for row, e in evaluations[split].rows.items()
+    }
+    title = (
+        f"{setting}; {len(shown):,} images\n"
+        f"Negative CLL in nats per image, lower is better: NN {errors['NN (baseline)']}; CVAE "
+        f"{errors['CVAE (Monte Carlo)']} (Monte Carlo, {config.evaluation.num_particles} particles)"
+    )
+    y_hat = cvae.baseline_predictions(batch["input"])
+    figure = figures.plot_samples(truth, known, y_hat, samples, title)
+    figures.save_figure(figure, config.path("samples", seed, n))
+
+    batch = shown[inputs[1:] or inputs]
+    seed_stage(seed, "diversity")
+    samples = draw_samples(cvae, batch["input"], NUM_DIVERSITY_SAMPLES)
+    title = f"{setting}: the baseline's one answer, and the CVAE's many"
+    y_hat = cvae.baseline_predictions(batch["input"])
+    figure = figures.plot_diversity(*_truth_and_known(batch), y_hat, samples, title)
+    figures.save_figure(figure, config.path("diversity", seed, n))
+
+    if n == config.num_quadrant_inputs[0]:
+        truth, _ = _truth_and_known(shown[:NUM_PROBLEM_IMAGES])
+        masks = [MaskImages(m)({"original": truth})["input"][0] for m in (1, 2, 3)]
+        names = [setting_name(m) for m in (1, 2, 3)]
+        known_by_name = dict(zip(names, [~is_missing(mask) for mask in masks], strict=True))
+        figure = figures.plot_problem(truth, known_by_name)
+        figures.save_figure(figure, config.path("problem", seed))
+
+    history = histories["CVAE"]
+    if wants_animation(config, datasets):
+        truth, known = _truth_and_known(shown[inputs[: history.snapshots[0].shape[1]]])
+        losses = [epoch["val"] for epoch in history.epochs]
+        with atomic_write(config.path("animation", seed, n)) as file:
+            file.write(make_gif(losses, history.snapshots, truth, known, setting))
+
+
+def wants_animation(config: Config, datasets: dict[str, CVAEMNIST]) -> bool:
+    """Tell whether to animate: what the config says, else where training takes long enough."""
+    if config.animate is None:
+        return len(datasets["train"]) >= ANIMATED_FROM
+    return config.animate
+
+
+def _truth_and_known(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the whole images, shape (images, h, w), and which pixels are known, shape (h, w)."""
+    return batch["original"].squeeze(-3), ~is_missing(batch["input"][0])

@@ -1,1 +1,0 @@
-"""The run: command line, settings and recipes, console, output folder, resuming, tables."""

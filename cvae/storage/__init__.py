@@ -1,1 +1,0 @@
-"""Files that survive a crash: atomic writes, verified reads, and the checkpoint of a setting."""
