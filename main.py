@@ -45,15 +45,17 @@ def run(config: Config) -> None:
         distributed.process_group(device),
         lock_folder(config.output_dir) if distributed.is_main() else nullcontext(),
     ):
+        num_jobs, failed = choose_jobs(config, device), []
         config = distributed.from_main(results.prepare, config)
-        num_jobs = choose_jobs(config, device)
         if num_jobs > 1:
-            run_side_by_side(config, num_jobs)
+            failed = run_side_by_side(config, num_jobs)
         else:
             for seed, n in config.runs():
                 train_and_evaluate(config, seed, n)
         if distributed.is_main():
             results.write_summary(config)
+        if failed:
+            raise RuntimeError(f"{len(failed)} runs failed, see above: {'; '.join(failed)}")
 
 
 def train_and_evaluate(config: Config, seed: int, n: int) -> None:

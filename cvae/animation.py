@@ -2,7 +2,7 @@
 
 import io
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,18 +14,13 @@ from torch import Tensor
 from cvae.baseline import is_missing
 from cvae.data import CVAEMNIST
 from cvae.evaluate import draw_samples
-from cvae.figures import draw, style_axes, tile
+from cvae.figures import MARGIN, ROW_LABELS, SMALL_CELL, draw, style_axes, tile
 from cvae.model import CVAE
 
 __all__ = ["choose_inputs", "make_gif", "take_snapshot"]
 
-NUM_CANDIDATES = 2000  # images to choose from, the first ones
-NUM_COMPARED = 10_000  # training images that they are compared with, the first ones
-NUM_NEIGHBOURS = 20
-MIN_FRACTION = 0.3  # of an ambiguous input's neighbours that have the second most frequent label
-DPI = 100
-CURVE, MIN_WIDTH = 250, 480  # dots of the frame
-CELL = 84  # dots along the longer side of an image, about
+NUM_CANDIDATES, NUM_COMPARED = 2000, 10_000  # the first images of each data set
+NUM_NEIGHBOURS, MIN_FRACTION = 20, 0.3  # of these an ambiguous input's second label has at least
 
 
 def choose_inputs(training: CVAEMNIST, images: CVAEMNIST, num_ambiguous: int) -> list[int]:
@@ -33,8 +28,7 @@ def choose_inputs(training: CVAEMNIST, images: CVAEMNIST, num_ambiguous: int) ->
 
     The first choice is clear: all its neighbours have its own label.  The others are ambiguous: its
     own label is one of two that are about equally frequent among its neighbours.  Each ambiguous
-    choice is of another pair of labels, the most frequent pair first; for handwritten digits these
-    are 4 or 9, and 3 or 5.
+    choice is of another pair of labels, the most frequent pair first, such as 4 and 9.
 
     Args:
         training: images to look for neighbours in.
@@ -56,15 +50,15 @@ def choose_inputs(training: CVAEMNIST, images: CVAEMNIST, num_ambiguous: int) ->
     nearest = distances.topk(min(NUM_NEIGHBOURS, len(far)), largest=False).indices
     labels, own = compared["digit"].cpu()[nearest].tolist(), candidates["digit"].tolist()
 
-    clear: list[int] = []
-    ambiguous: dict[frozenset, list[tuple[int, int]]] = {}  # by the pair of labels
-    for index, (label, neighbours) in enumerate(zip(own, labels)):
-        (_, first), *others = pair = Counter(neighbours).most_common(2)
-        if label in dict(pair) and not others:
+    clear, ambiguous = [], defaultdict(list)  # the latter by the pair of labels
+    for index, (label, neighbours) in enumerate(zip(own, labels, strict=True)):
+        counts = dict(Counter(neighbours).most_common(2))
+        evenness = min(counts.values()) / len(neighbours)
+        if label in counts and evenness == 1:
             clear.append(index)
-        elif label in dict(pair) and others[0][1] >= MIN_FRACTION * len(neighbours):
-            ambiguous.setdefault(frozenset(dict(pair)), []).append((others[0][1], -index))
-    pairs = sorted(ambiguous, key=lambda pair: -len(ambiguous[pair]))[:num_ambiguous]
+        elif label in counts and evenness >= MIN_FRACTION:
+            ambiguous[frozenset(counts)].append((evenness, -index))
+    pairs = sorted(ambiguous, key=lambda pair: len(ambiguous[pair]), reverse=True)[:num_ambiguous]
     clear.sort(key=lambda index: any(own[index] in pair for pair in pairs))
     most_even = [-max(ambiguous[pair])[1] for pair in pairs]
     return list(dict.fromkeys([*clear[:1], *most_even, *range(len(own))]))[: 1 + num_ambiguous]
@@ -91,7 +85,7 @@ def take_snapshot(cvae: CVAE, inputs: Tensor, num_samples: int, seed: int, epoch
 def make_gif(
     losses: Sequence[float], snapshots: Sequence[Tensor], truth: Tensor, known: Tensor, title: str
 ) -> bytes:
-    """Animate the training: the validation loss above, the truth and completions below.
+    """Animate training as a GIF that repeats: validation loss above, truth and completions below.
 
     Args:
         losses: validation loss of each epoch, nats per image.
@@ -100,28 +94,27 @@ def make_gif(
         truth: the whole images, shape (images, h, w), in [0, 1].
         known: the given pixels, bool (h, w).
         title: stands above the figure, wrapped where it is too long.
-
-    Returns:
-        A GIF that repeats for ever.
     """
     truth, known, frames = truth.cpu(), known.cpu(), []
-    scale = max(1, round(CELL / max(known.shape)))
+    scale = max(1, round(SMALL_CELL / max(known.shape)))
     for epoch, (loss, snapshot) in enumerate(zip(losses, snapshots, strict=True), 1):
+        completions = (snapshot / 255).where(~known, truth)
+        pictures = [tile(torch.stack([truth, each]), scale, known) for each in completions]
+        height, width, _ = pictures[0].shape
         heading = f"{title}\nEpoch {epoch}: validation loss {loss:.1f} nats per image"
-        for completions in (snapshot / 255).where(~known, truth):
-            picture = tile(torch.stack([truth, completions]), scale, known)
-            height = len(picture)
-            labels = [(-16, height / 4, "truth"), (-16, height * 3 / 4, "CVAE")]
-            figure = draw(picture, heading, labels, left=120, top=CURVE, dpi=100)
-            across, up = figure.bbox.size
-            axes = figure.add_axes((60 / across, (height + 80) / up, 1 - 80 / across, 180 / up))
-            axes.plot(range(1, len(losses) + 1), losses, alpha=0)  # the same limits in every frame
-            axes.plot(range(1, epoch + 1), losses[:epoch], color="#0072B2")
-            axes.plot(epoch, loss, "o", color="black", markersize=4)
-            style_axes(axes, "nats per image")
-            canvas = FigureCanvasAgg(figure)
-            canvas.draw()
-            frames.append(Image.fromarray(np.array(canvas.buffer_rgba())[..., :3]))
+        labels = [(-MARGIN, height / 4, "truth"), (-MARGIN, height * 3 / 4, "CVAE")]
+        figure = draw(pictures[0], heading, labels, left=ROW_LABELS, top=235, dpi=100)
+        across, up = figure.bbox.size
+        axes = figure.add_axes((60 / across, (height + 72) / up, 1 - 80 / across, 180 / up))
+        axes.plot(range(1, len(losses) + 1), losses, alpha=0)  # for the same limits in every frame
+        axes.plot(range(1, epoch + 1), losses[:epoch], "o-", color="#0072B2", markevery=[epoch - 1])
+        style_axes(axes, "nats per image")
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        frame = np.array(canvas.buffer_rgba())[..., :3]
+        for picture in pictures:
+            frame[-MARGIN - height : -MARGIN, MARGIN + ROW_LABELS :][:, :width] = picture
+            frames.append(Image.fromarray(frame.copy()))
     file = io.BytesIO()
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=160, loop=0)
     return file.getvalue()

@@ -35,7 +35,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: it can't be written; the message names it.
     """
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -61,15 +61,16 @@ def read_tensors(path: Path) -> Any:
         What was saved, on the CPU.
 
     Raises:
-        FileError: the file is missing, damaged, or holds more than tensors and plain values.
+        OSError: the file can't be read.
+        FileError: it is damaged, or holds more than tensors and plain values.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:  # torch.load does not compare the checksums
                 raise zipfile.BadZipFile
         return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise FileError(f"{path} can't be read ({error.strerror})") from error
+    except OSError:
+        raise
     except Exception as error:  # a damaged file makes the parsers raise almost anything
         raise FileError(
             f"{path} is damaged, or holds more than tensors and plain values"
@@ -146,6 +147,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             lock = filelock.FileLock(folder / ".lock").acquire(blocking=False)
+        for pattern in (".*.part", "seed_*/.*.part"):  # of processes that were killed
+            for leftover in folder.glob(pattern):
+                leftover.unlink()
     except filelock.Timeout as error:
         advice = "wait for it, or choose another --output-dir"
         raise OSError(f"another run is writing to {folder}: {advice}") from error

@@ -12,22 +12,17 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "ACTIVATIONS",
-    "DATASETS",
-    "FILES",
-    "GENERATION_INPUTS",
-    "RECIPES",
-    "SEED_FOLDER",
-    "VAL_FRACTION",
-]
-__all__ += ["Config", "DataConfig", "EvaluationConfig", "ModelConfig", "TrainingConfig"]
-__all__ += ["UsageError", "make_config"]
+__all__ = ["ACTIVATIONS", "DATASETS", "FILES", "GENERATION_INPUTS", "RECIPES", "SEED_FOLDER"]
+__all__ += ["VAL_FRACTION", "Config", "DataConfig", "EvaluationConfig", "ModelConfig"]
+__all__ += ["TrainingConfig", "UsageError", "make_config"]
 
 DATASETS = ("mnist", "fashion-mnist", "kmnist", "mnist-5k")
 VAL_FRACTION = 1 / 6
 ACTIVATIONS = ("relu", "silu")  # functions of torch.nn.functional
 GENERATION_INPUTS = ("z", "xz")  # p(y|z) as in the tutorial, p(y|x,z) as in the paper
+ELBOS = ("mean-field", "trace")  # the KL term in closed form, or sampled as by Pyro's example
+SCHEDULES = ("constant", "one-cycle")
+PRECISIONS = ("float32", "bfloat16")  # types of torch
 MAX_FACTOR = 20  # by which epochs are multiplied at most, to come to min_steps
 
 # The files of a run; n is the number of known quadrants.
@@ -100,6 +95,7 @@ def number_or_auto(text: str) -> int | None:
 
 
 positive, rate = number(int, 1), number(float, 0, math.inf, open=True)
+fraction = number(float, 0, 1, open=True)
 DIR: dict[str, Any] = {"type": folder, "metavar": "DIR"}
 YES: dict[str, Any] = {"action": "store_true"}
 
@@ -116,11 +112,7 @@ class DataConfig:
         metavar="NAME",
     )
     data_dir: Path = option(Path("data"), "folder of the data sets' files", **DIR)
-    val_fraction: float = option(
-        VAL_FRACTION,
-        "fraction of your own images that validate",
-        type=number(float, 0, 1, open=True),
-    )
+    val_fraction: float = option(VAL_FRACTION, "your own images that validate", type=fraction)
     subset: int | None = option(None, "use only the first N images of each split", type=positive)
     holdout: int = option(
         0,
@@ -128,9 +120,7 @@ class DataConfig:
         "alone; with 0 the test images decide, as in the tutorial",
         type=number(int, 0),
     )
-    binarize: bool = option(
-        False, "turn each pixel black or white, with the threshold at 0.5", **YES
-    )
+    binarize: bool = option(False, "turn pixels black or white, with the threshold at 0.5", **YES)
     batch_size: int = option(128, "images in a training step", type=positive)
 
 
@@ -139,16 +129,8 @@ class ModelConfig:
     """The networks of the CVAE and the bound that they maximise."""
 
     activation: str = option("relu", "of the CVAE's hidden layers", choices=ACTIVATIONS)
-    generation_input: str = option(
-        "z",
-        "what the generation network sees: z, as in the tutorial, or x and z, as in the paper",
-        choices=GENERATION_INPUTS,
-    )
-    elbo: str = option(
-        "mean-field",
-        "KL in closed form, or sampled as by Pyro's example",
-        choices=("mean-field", "trace"),
-    )
+    generation_input: str = option("z", "of the generation network", choices=GENERATION_INPUTS)
+    elbo: str = option("mean-field", "KL in closed form, or sampled", choices=ELBOS)
 
 
 @dataclass(frozen=True)
@@ -172,23 +154,11 @@ class TrainingConfig:
         3, "stop after so many epochs without a lower validation loss", "-esp", type=positive
     )
     learning_rate: float = option(1e-3, "of Adam; its peak, if it varies", "-lr", type=rate)
-    schedule: str = option(
-        "constant",
-        "keep the learning rate constant, or increase and decrease it over all epochs",
-        choices=("constant", "one-cycle"),
-    )
+    schedule: str = option("constant", "of the learning rate, over all epochs", choices=SCHEDULES)
     weight_decay: float = option(0.0, "of AdamW; with 0 it is plain Adam", type=number(float, 0))
-    beta2: float = option(
-        0.999,
-        "decay rate of Adam's average of squared gradients",
-        type=number(float, 0, 1, open=True),
-    )
-    max_grad_norm: float = option(
-        math.inf, "clip the CVAE's mean gradients to this norm", type=rate
-    )
-    precision: str = option(
-        "float32", "of the matrix products in training", choices=("float32", "bfloat16")
-    )
+    beta2: float = option(0.999, "decay of Adam's average of squared gradients", type=fraction)
+    max_grad_norm: float = option(math.inf, "limit of the CVAE's mean gradients", type=rate)
+    precision: str = option("float32", "of matrix products in training", choices=PRECISIONS)
     min_steps: int = 0
 
     def __post_init__(self) -> None:
@@ -270,14 +240,16 @@ class Config:
             if name != "baseline":
                 flat |= vars(value) if is_dataclass(value) else {name: value}
         same = self.baseline.num_epochs == self.cvae.num_epochs
-        return flat | {"baseline_epochs": None if same else self.baseline.num_epochs}
+        flat["baseline_epochs"] = None if same else self.baseline.num_epochs
+        return flat | {"baseline_min_steps": self.baseline.min_steps}
 
     @property
     def trained_by(self) -> dict[str, Any]:
         """The options that the trained nets depend on, besides seed and number of quadrants."""
         parts = (self.data, self.model, self.cvae)
         names = [each.name for part in parts for each in fields(part) if each.name != "data_dir"]
-        return {name: self.options[name] for name in (*names, "baseline_epochs")}
+        names += ["baseline_epochs", "baseline_min_steps"]
+        return {name: self.options[name] for name in names}
 
     @property
     def description(self) -> str:
@@ -285,13 +257,15 @@ class Config:
 
         The data set is left out: tables and figures name the images of each split.
         """
-        usual = make_config({"recipe": self.recipe}).options
-        names = [*self.trained_by, *vars(self.evaluation)]
+        here, usual = self.options, make_config({"recipe": self.recipe}).options
+        # Epochs that are given are not multiplied, even if they are as many as the recipe's.
+        given = {"num_epochs": "min_steps", "baseline_epochs": "baseline_min_steps"}
+        hidden = {"dataset", *given.values(), *(name for name in here if here[name] is None)}
         changed = [
-            f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
-            for name in names
-            if (value := self.options[name]) not in (usual[name], None)
-            and name not in ("dataset", "min_steps")
+            f"--{name.replace('_', '-')}" + ("" if here[name] is True else f" {here[name]}")
+            for name in [*self.trained_by, *vars(self.evaluation)]
+            if name not in hidden
+            and any(here[each] != usual[each] for each in (name, given.get(name, name)))
         ]
         return f"recipe {self.recipe}" + (f" with {' '.join(changed)}" if changed else "")
 
@@ -311,11 +285,8 @@ class Config:
 
     def folder(self, seed: int) -> Path:
         """Return the folder of the files of a seed."""
-        return (
-            self.output_dir / SEED_FOLDER.format(seed=seed)
-            if self.several_seeds
-            else self.output_dir
-        )
+        name = SEED_FOLDER.format(seed=seed) if self.several_seeds else ""
+        return self.output_dir / name
 
     def path(self, file: str, seed: int, n: int = 0) -> Path:
         """Return the path of one of ``FILES`` of a run."""
@@ -329,11 +300,7 @@ _ADAM = dict(schedule="one-cycle", weight_decay=0.1, beta2=0.99, max_grad_norm=4
 _COMMON = _STEPS | _NETS | _ADAM | dict(early_stop_patience=30)
 _BEST = dict(num_epochs=30, learning_rate=3e-3, batch_size=256, num_importance_samples=1000)
 _QUICK = dict(num_epochs=3, learning_rate=4e-3, num_importance_samples=20)
-RECIPES: dict[str, dict[str, Any]] = {
-    "tutorial": {},
-    "quick": _COMMON | _QUICK,
-    "best": _COMMON | _BEST,
-}
+RECIPES = {"tutorial": dict[str, Any](), "quick": _COMMON | _QUICK, "best": _COMMON | _BEST}
 
 
 def make_config(given: dict[str, Any]) -> Config:

@@ -59,14 +59,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,  # flags that are not given leave no value behind
     )
-    for cls, title in (
-        (Config, "the run"),
-        (DataConfig, "data"),
-        (TrainingConfig, "training"),
-        (ModelConfig, "model"),
-        (EvaluationConfig, "evaluation"),
-    ):
-        group = parser.add_argument_group(title)
+    for cls in (Config, DataConfig, TrainingConfig, ModelConfig, EvaluationConfig):
+        group = parser.add_argument_group(cls.__name__.removesuffix("Config").lower() or "run")
         for each in fields(cls):
             if "help" in each.metadata:
                 options = dict(each.metadata["options"])
@@ -76,13 +70,9 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
                 help = each.metadata["help"] + _defaults(each.name, each.default)
                 group.add_argument(*flags, help=help.replace("%", "%%"), dest=each.name, **options)
         if cls is TrainingConfig:
-            group.add_argument(
-                "--baseline-epochs",
-                type=number(int, 1),
-                metavar="N",
-                help="maximum number of epochs of the baseline, if it is another one"
-                + _defaults("baseline_epochs", None),
-            )
+            help = "maximum number of epochs of the baseline, if it is another one"
+            help += _defaults("baseline_epochs", None)
+            group.add_argument("--baseline-epochs", type=number(int, 1), metavar="N", help=help)
         if cls is Config:
             group.add_argument("--cuda", action="store_true", help="short for --device cuda")
     return parser
@@ -180,14 +170,11 @@ def show_log(quiet: bool) -> Iterator[None]:
 
 
 class _Handler(logging.StreamHandler):
-    """Print above the progress bar, and let the run fail if its output can't be written."""
+    """Print above the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with tqdm.external_write_mode():
             super().emit(record)
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        raise
 
 
 def epoch_bar(batches: Any, title: str) -> tqdm:

@@ -1,4 +1,4 @@
-"""Figures from arrays, numbers and a title; a dot is a pixel of the figure, a pixel one of an image."""
+"""Figures from arrays, numbers and a title.  A dot is one of a figure, a pixel one of an image."""
 
 import math
 from pathlib import Path
@@ -14,25 +14,16 @@ from torch import Tensor
 
 from cvae.checkpoint import atomic_write
 
-__all__ = [
-    "plot_diversity",
-    "plot_problem",
-    "plot_samples",
-    "plot_training",
-    "plain",
-    "save_figure",
-]
-__all__ += ["style_axes", "tile", "training_table"]
+__all__ = ["draw", "plot_diversity", "plot_problem", "plot_samples", "plot_training"]
+__all__ += ["save_figure", "style_axes", "tile", "training_table"]
 
 DPI = 200
 CELL, SMALL_CELL = 112, 84  # dots along the longer side of an image, about
 GAP, GROUP_GAP = 8, 24  # dots between images, and between groups of them
-MARGIN, MIN_WIDTH = 16, 592  # dots, of the figure
+MARGIN = 16  # dots around everything
 ROW_LABELS, COLUMN_LABELS = 120, 32  # dots for the names of rows, and for a line of names above
 MISSING = (115, 158, 204)  # a blue that differs from every grey
 OUTLINE = (230, 159, 0)  # an orange that the colour-blind can tell from the blue
-OUTLINE_WIDTH = 2  # dots
-MAX_STD = 0.5  # the greatest that values in [0, 1] can have
 
 # Name, one of Okabe and Ito's colours, and dashes for those who can't tell these apart.
 LOSSES = {
@@ -60,8 +51,7 @@ def tile(images: Tensor, scale: int, outlined: Tensor | None = None) -> np.ndarr
     dots[values.isnan()] = torch.tensor(MISSING, dtype=torch.uint8)
     if outlined is not None:
         outside = 1 - F.interpolate(outlined.float().cpu().expand(images.shape), scale_factor=scale)
-        padded = F.pad(outside, [OUTLINE_WIDTH] * 4, value=1)
-        near_outside = F.max_pool2d(padded, 2 * OUTLINE_WIDTH + 1, stride=1)
+        near_outside = F.max_pool2d(F.pad(outside, [2] * 4, value=1), 5, stride=1)  # within 2 dots
         dots[near_outside > outside] = torch.tensor(OUTLINE, dtype=torch.uint8)
     dots = F.pad(dots, (0, 0, 0, GAP, 0, GAP), value=255)
     return dots.transpose(1, 2).flatten(2, 3).flatten(0, 1)[:-GAP, :-GAP].numpy()
@@ -107,7 +97,7 @@ def plot_samples(
     picture = _join([tile(each, scale, known) for each in (above, samples.where(~known, truth))], 0)
     names = ["Inputs", "Truth", "NN", *(f"CVAE {number + 1}" for number in range(len(samples)))]
     tops = [row * (down + GAP) + (row >= 3) * (GROUP_GAP - GAP) for row in range(len(names))]
-    labels = [(-MARGIN, top + down / 2, name) for top, name in zip(tops, names)]
+    labels = [(-MARGIN, top + down / 2, name) for top, name in zip(tops, names, strict=True)]
     return draw(picture, title, labels, left=ROW_LABELS)
 
 
@@ -124,19 +114,19 @@ def plot_diversity(
         num_shown: how many samples to show, an even number; mean and deviation are over all.
     """
     scale = max(1, round(SMALL_CELL / max(known.shape)))
-    across = 2 * scale * known.shape[1]
-    large = torch.stack([torch.full_like(truth, torch.nan), truth, y_hat, samples.mean(0)])
-    std = samples.std(0, correction=0).where(~known, 0) / MAX_STD
-    large = torch.cat([large.where(~known, truth), std[None]])
-    small = samples[:num_shown].where(~known, truth).unflatten(0, (2, -1))
-    outlined = torch.stack([known] * 4 + [known & False])
+    samples = samples.where(~known, truth)
+    std = 2 * samples.std(0, correction=0)  # which is at most 0.5 for values in [0, 1]
+    large = [truth.where(known, torch.nan), truth, y_hat.where(~known, truth), samples.mean(0), std]
+    outlined = torch.stack([*[known] * 4, known & False])
+    small = samples[:num_shown].unflatten(0, (2, -1))
     bands = []
     for image in range(len(truth)):
-        left = tile(large[None, :, image], 2 * scale, outlined)
+        left = tile(torch.stack(large)[None, :, image], 2 * scale, outlined)
         left = np.pad(left, ((GAP // 2, GAP // 2), (0, 0), (0, 0)), constant_values=255)
         bands.append(_join([left, tile(small[:, :, image], scale, known)], axis=1))
-    names = ["Input", "Truth", "NN", "CVAE, mean", f"CVAE, std (0 to {MAX_STD})"]
-    labels = [(n * (across + GAP) + across / 2, -16, name) for n, name in enumerate(names)]
+    names = ["Input", "Truth", "NN", "CVAE, mean", "CVAE, std (0 to 0.5)"]
+    step = 2 * scale * known.shape[1] + GAP
+    labels = [(n * step + (step - GAP) / 2, -16, name) for n, name in enumerate(names)]
     labels += [((left.shape[1] + GROUP_GAP + bands[0].shape[1]) / 2, -16, "CVAE, samples")]
     return draw(_join(bands, axis=0), title, labels, top=COLUMN_LABELS)
 
@@ -173,18 +163,17 @@ def plot_training(
         title: stands above the figure, wrapped where it is too long.
         references: by the name of a net, the tutorial's result, nats per image.
     """
-    figure = Figure(figsize=(10, 3.65), dpi=DPI, layout="constrained")
-    figure.suptitle(
-        title.replace("$", r"\$"), x=0.01, ha="left", fontsize=8, linespacing=1.3, wrap=True
-    )
+    figure = Figure(figsize=(10, 3.65), dpi=DPI)
+    figure.set_layout_engine("constrained", wspace=0.06)
+    figure.suptitle(title.replace("$", r"\$"), x=0.01, ha="left", fontsize=8, wrap=True)
     panels = [
         ("baseline", "baseline", ["train", "val"]),
         ("CVAE: negative lower bound", "CVAE", ["train", "val"]),
         ("CVAE: its two terms", "CVAE", ["reconstruction", "kl"]),
     ]
-    for axes, (heading, net, keys) in zip(figure.subplots(1, 3), panels):
+    for axes, (heading, net, keys) in zip(figure.subplots(1, 3), panels, strict=True):
         rows = table[table["net"] == net].set_index("epoch")
-        best = rows[rows["best"]]
+        best = rows.loc[rows["best"], [COLUMNS[key] for key in keys if key != "train"]]
         dot = "o" if len(rows) == 1 else ""  # a line of one point can't be seen
         for key in keys:
             name, colour, dashes = LOSSES[key]
@@ -192,9 +181,8 @@ def plot_training(
         if references and "val" in keys:
             name = f"tutorial: {references[net]:.1f}"
             axes.axhline(references[net], color="0.35", linewidth=1, linestyle=":", label=name)
-        for key, label in zip(keys[::-1], [f"best: epoch {best.index[0]}", None]):
-            if key != "train":
-                axes.plot(best[COLUMNS[key]], "o", color="white", mec="black", ms=5, label=label)
+        circles = axes.plot(best, "o", color="white", mec="black", markersize=5)
+        circles[0].set_label(f"best: epoch {best.index[0]}")
         axes.set_title(heading, fontsize=9)
         axes.legend(fontsize=7, frameon=False)
         style_axes(axes, "nats per image, lower is better")
@@ -209,7 +197,6 @@ def style_axes(axes: Axes, unit: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="0.9", linewidth=0.6)
-    axes.set_axisbelow(True)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -226,16 +213,19 @@ def _join(pictures: list[np.ndarray], axis: int) -> np.ndarray:
 
 
 def draw(
-    picture: np.ndarray,
-    title: str,
-    labels: list[tuple],
-    left: int = 0,
-    top: int = 0,
-    dpi: int = DPI,
+    picture: np.ndarray, title: str, texts: list[tuple], left: int = 0, top: int = 0, dpi: int = DPI
 ) -> Figure:
-    """Show a picture dot by dot, with labels at (x, y) dots from its upper left corner."""
+    """Show a picture dot by dot below a title, with texts around it.
+
+    Args:
+        picture: red, green and blue, uint8 of shape (height, width, 3).
+        title: wrapped where it is too long.
+        texts: each as (x, y, text), in dots from the picture's upper left corner.
+        left, top: dots left free beside and above the picture.
+        dpi: dots per inch.
+    """
     height, width, _ = picture.shape
-    across, up = max(left + width + 2 * MARGIN, MIN_WIDTH), top + height + 3 * MARGIN
+    across, up = max(left + width + 2 * MARGIN, 3 * dpi), top + height + 3 * MARGIN
     figure = Figure(figsize=(across / dpi, up / dpi), dpi=dpi)
     # An escaped dollar is never part of a formula; with parse_math=False, it still is when wrapped.
     heading = figure.text(MARGIN / across, 1 - MARGIN / up, title.replace("$", r"\$"), wrap=True)
@@ -244,7 +234,7 @@ def draw(
     figure.set_size_inches(across / dpi, up / dpi)
     heading.set_y(1 - MARGIN / up)
     figure.figimage(picture, MARGIN + left, MARGIN)
-    for x, y, label in labels:
+    for x, y, text in texts:
         place = (MARGIN + left + x) / across, (MARGIN + height - y) / up
-        figure.text(*place, label, ha="right" if left else "center", va="center", fontsize=7)
+        figure.text(*place, text, ha="right" if left else "center", va="center", fontsize=7)
     return figure

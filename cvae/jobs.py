@@ -38,7 +38,7 @@ def choose_jobs(config: Config, device: torch.device) -> int:
     return min(config.jobs or processors.get(device.type, 1), len(list(config.runs())))
 
 
-def run_side_by_side(config: Config, num_jobs: int) -> None:
+def run_side_by_side(config: Config, num_jobs: int) -> list[str]:
     """Run every seed with every number of known quadrants, so many at a time.
 
     Each has a process of its own, and they share the threads of PyTorch and the GPUs; the last
@@ -49,8 +49,8 @@ def run_side_by_side(config: Config, num_jobs: int) -> None:
         config: of the command.
         num_jobs: how many runs at a time.
 
-    Raises:
-        RuntimeError: some of them have failed.
+    Returns:
+        The names of those that have failed.
     """
     runs = list(config.runs())
     last = len(runs) - len(runs) % num_jobs  # from here on, fewer run side by side
@@ -69,21 +69,22 @@ def run_side_by_side(config: Config, num_jobs: int) -> None:
             log: Any
             for log in wait(list(running)):
                 try:
-                    logger.handle(log.recv())
+                    record = log.recv()
                 except (EOFError, OSError):  # the process has ended
                     process, place, name = running.pop(log)
                     process.join()
                     free.append(place)
-                    if process.exitcode:
+                    if code := process.exitcode:
                         failed.append(name)
-                        logger.error("%s: failed%s; other runs continue", name, _signal(process))
+                        cause = f"ended by {signal.Signals(-code).name}" if code < 0 else "failed"
+                        logger.error("%s: %s; other runs continue", name, cause)
+                else:
+                    logger.handle(record)
     finally:
         for process, _, _ in running.values():
             process.kill()
             process.join()
-    if failed:
-        names = "; ".join(sorted(failed))
-        raise RuntimeError(f"{len(failed)} of {len(runs)} runs failed, see above: {names}")
+    return sorted(failed)
 
 
 def _start(
@@ -111,12 +112,6 @@ def _without_interruption() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _signal(process: BaseProcess) -> str:
-    """Name the signal that has ended a process, if one has."""
-    code = process.exitcode or 0
-    return f": ended by {signal.Signals(-code).name}" if code < 0 else ""
 
 
 def _run_in_child(

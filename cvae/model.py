@@ -67,13 +67,10 @@ class Decoder(nn.Module):
     """Pixel probabilities given the latent variables: the generation network p(y|z), or p(y|x,z).
 
     Args:
-        z_dim: number of latent variables.
-        hidden_1: units of the first hidden layer.
-        hidden_2: units of the second hidden layer.
-        activation: of the hidden layers, ``"relu"`` or ``"silu"``.
         generation_input: ``"z"`` as in the tutorial, or ``"xz"`` as in the paper, for which a layer
             ``fc0`` of the input image adds to the first one.
-        num_pixels: height times width of an image.
+
+    Other arguments are those of :class:`Encoder`.
     """
 
     def __init__(
@@ -130,14 +127,10 @@ class CVAE(PyroModule):
     baseline's is trained and saved: further modules, ``nn.Parameter`` and ``PyroParam`` attributes.
 
     Args:
-        z_dim: number of latent variables.
-        hidden_1: units of the first hidden layer of each network.
-        hidden_2: units of the second hidden layer of each network.
         pre_trained_baseline_net: the trained baseline, whose parameters are frozen; without one, a
             new network that waits for ``load_state_dict``.
-        activation: of the hidden layers, ``"relu"`` or ``"silu"``; the baseline's own stay ReLU.
-        generation_input: what the generation network sees, ``"z"`` or ``"xz"``.
-        num_pixels: height times width of an image.
+
+    Other arguments are those of :class:`Encoder` and :class:`Decoder`.
 
     Raises:
         ValueError: no activation or input has that name.

@@ -3,7 +3,7 @@
 import json
 import logging
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pandas as pd
 import pyro
 import torch
 import torch.nn as nn
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from cvae import distributed, figures
@@ -19,7 +20,7 @@ from cvae.animation import make_gif
 from cvae.baseline import is_missing
 from cvae.checkpoint import Checkpoint, atomic_write, seed_stage
 from cvae.config import DATASETS, FILES, SEED_FOLDER, Config, UsageError
-from cvae.data import CVAEMNIST, MaskImages, setting_name
+from cvae.data import CVAEMNIST, MaskImages, get_data, setting_name
 from cvae.datasets import load_images, resolve_dataset
 from cvae.evaluate import Evaluation, draw_samples, with_error
 from cvae.model import CVAE
@@ -53,6 +54,8 @@ def prepare(config: Config) -> Config:
     """
     dataset = resolve_dataset(config.data.dataset, config.data.data_dir)
     config = replace(config, data=replace(config.data, dataset=dataset))
+    # Whatever is wrong with the data is told here, before anything is deleted.
+    get_data(1, **vars(config.data), world_size=distributed.world_size())
     if config.overwrite:
         for path in _find(config.output_dir, *FILES) + _find_in_seeds(config, *FILES):
             path.unlink()
@@ -125,55 +128,33 @@ def save_evaluations(
     histories: dict[str, History],
     seconds: float,
 ) -> None:
-    """Save all that the table and ``metrics.json`` say of a run.
-
-    Args:
-        checkpoint: of the run.
-        config: of the command.
-        evaluations: by split.
-        datasets: by split.
-        histories: of ``baseline`` and ``CVAE``.
-        seconds: that the evaluation took.
-    """
-    versions = {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "pyro": pyro.__version__,
+    """Save all that the table and ``metrics.json`` say of a run."""
+    trainings: dict[str, Any] = {
+        net.lower(): {"epochs_run": len(history.epochs), "best_epoch": history.best_epoch}
+        | {"seconds": history.seconds, "epochs": history.epochs}
+        for net, history in histories.items()
     }
-    summary = {
-        **{
-            net.lower(): {
-                "epochs_run": len(history.epochs),
-                "best_epoch": history.best_epoch,
-                "seconds": history.seconds,
-                "epochs": history.epochs,
-            }
-            for net, history in histories.items()
-        },
+    versions = {"torch": str(torch.__version__), "pyro": pyro.__version__}
+    summary = trainings | {
         "evaluation_seconds": seconds,
         "seconds": sum(history.seconds for history in histories.values()) + seconds,
-        "device": config.device,
+        "device": datasets["train"].source.images.device.type,
         "processes": distributed.world_size(),
         "threads": torch.get_num_threads(),
-        "versions": versions,
+        "versions": {"python": platform.python_version()} | versions,
     }
-    evaluation = {
-        "options": dict(vars(config.evaluation)),
-        "evaluations": {split: asdict(each) for split, each in evaluations.items()},
-        "splits": {
-            split: {"name": data.name, "images": len(data)} for split, data in datasets.items()
-        },
-        "summary": summary,
-    }
-    checkpoint.save(evaluation=evaluation)
+    checkpoint.save(
+        evaluation={
+            "options": dict(vars(config.evaluation)),
+            "evaluations": {split: asdict(each) for split, each in evaluations.items()},
+            "splits": {k: {"name": data.name, "images": len(data)} for k, data in datasets.items()},
+            "summary": summary,
+        }
+    )
 
 
 def save_weights(config: Config, seed: int, n: int, nets: dict[str, nn.Module]) -> None:
-    """Write the plain state dicts of ``baseline`` and ``cvae``, as the tutorial does.
-
-    Raises:
-        OSError: a file can't be written; an older one of that name is not damaged.
-    """
+    """Write the plain state dicts of ``baseline`` and ``cvae``, as the tutorial does."""
     for name, net in nets.items():
         weights = {key: value.cpu() for key, value in net.state_dict().items()}
         with atomic_write(config.path(name, seed, n)) as file:
@@ -210,9 +191,8 @@ class Table:
             for split, evaluation in evaluations.items():
                 column = setting_name(n)
                 column += f", {SPLIT_NAMES[split]}" if len(evaluations) > 1 else ""
-                rows: dict[str, Any] = evaluation.rows | (
-                    evaluation.diagnostics if diagnostics else {}
-                )
+                more = evaluation.diagnostics if diagnostics else {}
+                rows: dict[str, Any] = {**evaluation.rows, **more}
                 # series, as pandas 2.1 sorts the rows of a single dict
                 values[column] = pd.Series({row: getattr(e, "mean", e) for row, e in rows.items()})
                 errors[column] = pd.Series(
@@ -242,11 +222,7 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def write(self, folder: Path) -> None:
-        """Write ``results.csv`` and ``results.md``.
-
-        Raises:
-            OSError: a file can't be written; an older one of that name is not damaged.
-        """
+        """Write ``results.csv`` and ``results.md`` to an existing folder."""
         _write_text(folder / FILES["table"], self.values.to_csv(lineterminator="\n"))
         _write_text(folder / FILES["text"], self.markdown())
 
@@ -256,15 +232,11 @@ def _write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def write_results(config: Config, seed: int) -> tuple[Table, dict[str, Any]]:
+def write_results(config: Config, seed: int) -> tuple[Table, dict[str, Any]] | None:
     """Write the table and ``metrics.json`` of one seed, of all runs evaluated with these samples.
 
     Returns:
-        The table and the metrics.
-
-    Raises:
-        FileError: a checkpoint does not fit.
-        OSError: a file can't be written; an older one of that name is not damaged.
+        The table and the metrics, if there is such a run.
     """
     results: dict[int, dict[str, Evaluation]] = {}
     metrics: dict[str, Any] = {
@@ -282,6 +254,8 @@ def write_results(config: Config, seed: int) -> tuple[Table, dict[str, Any]]:
             metrics["image_shape"] = checkpoint.config["image_shape"]
             metrics["splits"] = saved["splits"]
             metrics["settings"][f"q{n}"] = saved["summary"]
+    if not results:
+        return None
     metrics["seconds"] = sum(summary["seconds"] for summary in metrics["settings"].values())
     table = Table.of_run(results, f"{_caption(config, metrics)}, seed {seed}", config.diagnostics)
     metrics |= {"caption": table.caption, "results": {f"q{n}": each for n, each in results.items()}}
@@ -292,15 +266,14 @@ def write_results(config: Config, seed: int) -> tuple[Table, dict[str, Any]]:
 
 def write_summary(config: Config) -> None:
     """Write and print the table of each seed, and of several seeds the means."""
-    tables, metrics = zip(*[write_results(config, seed) for seed in config.seeds], strict=True)
-    if config.several_seeds:
-        caption = (
-            f"{_caption(config, metrics[0])}; mean of seeds {', '.join(map(str, config.seeds))}"
-        )
-        mean = Table.of_seeds(tables, caption)
+    written = [each for seed in config.seeds if (each := write_results(config, seed))]
+    tables, metrics = [table for table, _ in written], [each for _, each in written]
+    if len(tables) > 1:
+        seeds = ", ".join(str(each["seed"]) for each in metrics)
+        mean = Table.of_seeds(tables, f"{_caption(config, metrics[0])}; mean of seeds {seeds}")
         mean.write(config.output_dir)
         _write_metrics(config.output_dir, {"caption": mean.caption, "runs": metrics})
-        tables += (mean,)
+        tables.append(mean)
     for table in tables:
         print(f"\n{table.markdown()}", flush=True)
     folders = dict.fromkeys([config.output_dir, *map(config.folder, config.seeds)])
@@ -350,17 +323,13 @@ def draw_figures(
         inputs: indices of a clear input and of ambiguous ones.
         histories: of ``baseline`` and ``CVAE``.
         evaluations: by split.
-
-    Raises:
-        OSError: a file can't be written; an older one of that name is not damaged.
     """
     split, shown = list(datasets.items())[-1]
     setting = f"{shown.name}, {setting_name(n)} known (outlined)"
 
-    table = figures.training_table(
-        {net: history.epochs for net, history in histories.items()},
-        {net: history.best_epoch for net, history in histories.items()},
-    )
+    epochs = {net: history.epochs for net, history in histories.items()}
+    best = {net: history.best_epoch for net, history in histories.items()}
+    table = figures.training_table(epochs, best)
     _write_text(config.path("losses", seed, n), table.to_csv(index=False, lineterminator="\n"))
     title = f"{setting_name(n)} known; {describe(datasets)}; {config.description}, seed {seed}"
     data = config.data
@@ -369,52 +338,46 @@ def draw_figures(
     figure = figures.plot_training(table, title, tutorial)
     figures.save_figure(figure, config.path("training", seed, n))
 
-    order = torch.randperm(len(shown), generator=torch.Generator().manual_seed(seed))
-    batch = shown[order[: config.num_images]]
-    truth, known = _truth_and_known(batch)
-    seed_stage(seed, "figure")
-    samples = draw_samples(cvae, batch["input"], config.num_samples)
-    errors = {
-        row: with_error(e.mean, e.standard_error) for row, e in evaluations[split].rows.items()
-    }
+    def draw(
+        file: str, plot: Callable[..., Figure], rows: Any, num_samples: int, title: str
+    ) -> None:
+        batch = shown[rows]
+        seed_stage(seed, file)
+        samples = draw_samples(cvae, batch["input"], num_samples)
+        y_hat = cvae.baseline_predictions(batch["input"])
+        figure = plot(*_truth_and_known(batch), y_hat, samples, title)
+        figures.save_figure(figure, config.path(file, seed, n))
+
+    cll = {row: with_error(e.mean, e.standard_error) for row, e in evaluations[split].rows.items()}
     title = (
         f"{setting}; {len(shown):,} images\n"
-        f"Negative CLL in nats per image, lower is better: NN {errors['NN (baseline)']}; CVAE "
-        f"{errors['CVAE (Monte Carlo)']} (Monte Carlo, {config.evaluation.num_particles} particles)"
+        f"Negative CLL in nats per image, lower is better: NN {cll['NN (baseline)']}; CVAE "
+        f"{cll['CVAE (Monte Carlo)']} (Monte Carlo, {config.evaluation.num_particles} particles)"
     )
-    y_hat = cvae.baseline_predictions(batch["input"])
-    figure = figures.plot_samples(truth, known, y_hat, samples, title)
-    figures.save_figure(figure, config.path("samples", seed, n))
-
-    batch = shown[inputs[1:] or inputs]
-    seed_stage(seed, "diversity")
-    samples = draw_samples(cvae, batch["input"], NUM_DIVERSITY_SAMPLES)
-    title = f"{setting}: the baseline's one answer, and the CVAE's many"
-    y_hat = cvae.baseline_predictions(batch["input"])
-    figure = figures.plot_diversity(*_truth_and_known(batch), y_hat, samples, title)
-    figures.save_figure(figure, config.path("diversity", seed, n))
+    order = torch.randperm(len(shown), generator=torch.Generator().manual_seed(seed))
+    some = order[: config.num_images]
+    draw("samples", figures.plot_samples, some, config.num_samples, title)
+    title = (
+        f"{setting}: the baseline's one answer, and the CVAE's many (20 samples; mean and standard "
+        f"deviation of {NUM_DIVERSITY_SAMPLES})"
+    )
+    ambiguous = inputs[1:] or inputs
+    draw("diversity", figures.plot_diversity, ambiguous, NUM_DIVERSITY_SAMPLES, title)
 
     if n == config.num_quadrant_inputs[0]:
         truth, _ = _truth_and_known(shown[:NUM_PROBLEM_IMAGES])
-        masks = [MaskImages(m)({"original": truth})["input"][0] for m in (1, 2, 3)]
-        names = [setting_name(m) for m in (1, 2, 3)]
-        known_by_name = dict(zip(names, [~is_missing(mask) for mask in masks], strict=True))
-        figure = figures.plot_problem(truth, known_by_name)
-        figures.save_figure(figure, config.path("problem", seed))
+        masks = {m: MaskImages(m)({"original": truth})["input"][0] for m in (1, 2, 3)}
+        known = {setting_name(m): ~is_missing(mask) for m, mask in masks.items()}
+        figures.save_figure(figures.plot_problem(truth, known), config.path("problem", seed))
 
-    history = histories["CVAE"]
-    if wants_animation(config, datasets):
-        truth, known = _truth_and_known(shown[inputs[: history.snapshots[0].shape[1]]])
+    many_images = len(datasets["train"]) >= ANIMATED_FROM
+    if many_images if config.animate is None else config.animate:
+        history = histories["CVAE"]
+        batch = shown[inputs[: history.snapshots[0].shape[1]]]
         losses = [epoch["val"] for epoch in history.epochs]
+        gif = make_gif(losses, history.snapshots, *_truth_and_known(batch), setting)
         with atomic_write(config.path("animation", seed, n)) as file:
-            file.write(make_gif(losses, history.snapshots, truth, known, setting))
-
-
-def wants_animation(config: Config, datasets: dict[str, CVAEMNIST]) -> bool:
-    """Tell whether to animate: what the config says, else where training takes long enough."""
-    if config.animate is None:
-        return len(datasets["train"]) >= ANIMATED_FROM
-    return config.animate
+            file.write(gif)
 
 
 def _truth_and_known(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

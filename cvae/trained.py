@@ -63,8 +63,8 @@ class TrainedCVAE:
         """
         weights_path = Path(folder) / FILES["cvae"].format(n=num_quadrant_inputs)
         metrics_path = Path(folder) / FILES["metrics"]
-        weights = read_tensors(weights_path)
         try:
+            weights = read_tensors(weights_path)
             metrics = json.loads(metrics_path.read_text())
             names = ("activation", "generation_input")
             architecture = {name: metrics["arguments"][name] for name in names}
@@ -73,8 +73,10 @@ class TrainedCVAE:
             cvae = CVAE(z_dim, hidden_1, hidden_2, num_pixels=num_pixels, **architecture)
             cvae.load_state_dict(weights)
             return cls(cvae.to(device), num_quadrant_inputs, metrics.get("image_shape"))
+        except FileError:
+            raise
         except OSError as error:
-            raise FileError(f"{metrics_path} can't be read ({error.strerror})") from error
+            raise FileError(f"{error.filename} can't be read ({error.strerror})") from error
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise FileError(f"{weights_path} and {metrics_path} are not of one model") from error
 
