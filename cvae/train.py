@@ -157,6 +157,9 @@ def train_cvae(
     autocast = _autocast(cvae, training)
     svi = SVI(autocast(cvae.model), autocast(cvae.guide), optimizer, loss=elbo)
 
+    def step(xs: Tensor, ys: Tensor) -> float:
+        return svi.step(xs, ys)
+
     def validate(xs: Tensor, ys: Tensor) -> Losses:
         model, guide = poutine.trace(cvae.model), poutine.trace(cvae.guide)
         loss = elbo.loss(model, guide, xs, ys)
@@ -167,18 +170,8 @@ def train_cvae(
     # The scope keeps these parameters apart from those of any other model.  Without Pyro's own
     # checks, a loss that is not finite reaches ours.
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        return _fit(
-            "CVAE",
-            name,
-            cvae,
-            optimizer,
-            svi.step,
-            validate,
-            dataloaders,
-            training,
-            checkpoint,
-            snapshot,
-        )
+        data = dataloaders, training, checkpoint
+        return _fit("CVAE", name, cvae, optimizer, step, validate, *data, snapshot)
 
 
 def _autocast(net: nn.Module, training: TrainingConfig) -> torch.autocast:
