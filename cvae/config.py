@@ -252,6 +252,11 @@ class Config:
         return {name: self.options[name] for name in names}
 
     @property
+    def of_results(self) -> dict[str, Any]:
+        """The options that the results depend on."""
+        return self.trained_by | vars(self.evaluation)
+
+    @property
     def description(self) -> str:
         """The recipe, and the options of the results that differ from it, as on the command line.
 
@@ -263,7 +268,7 @@ class Config:
         hidden = {"dataset", *given.values(), *(name for name in here if here[name] is None)}
         changed = [
             f"--{name.replace('_', '-')}" + ("" if here[name] is True else f" {here[name]}")
-            for name in [*self.trained_by, *vars(self.evaluation)]
+            for name in self.of_results
             if name not in hidden
             and any(here[each] != usual[each] for each in (name, given.get(name, name)))
         ]

@@ -117,12 +117,13 @@ def exit_status(run: Callable[[Config], None], config: Config) -> int:
     """Run, report a failure or an interruption in one line, and leave the process as it was.
 
     Returns:
-        0 if all went well, 1 for a run that failed, 2 for a bad command line, and 128 plus the number
-        of the signal that stopped the run.
+        0 if all went well, 1 for a run that failed, 2 for a bad command line, and 128 plus the
+        number of the signal that stopped the run.
     """
     received: list[int] = []
     with contextlib.ExitStack() as stack:
-        if os.environ.get("RANK", "0") != "0" and os.environ.get("WORLD_SIZE", "1") != "1":
+        rank, world_size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+        if rank.isdecimal() and rank != "0" and world_size != "1":
             nowhere = stack.enter_context(open(os.devnull, "w"))  # one process prints for all
             stack.enter_context(contextlib.redirect_stdout(nowhere))
             stack.enter_context(contextlib.redirect_stderr(nowhere))

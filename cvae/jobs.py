@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn
 
 import torch
+from tqdm import tqdm
 
 from cvae import distributed
 from cvae.config import Config, UsageError
@@ -120,6 +121,7 @@ def _run_in_child(
     """Do one run in this process, a child."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    tqdm.set_lock(threading.RLock())  # its usual one would outlive a process that is killed
     logger.addHandler(_PipeHandler(log))  # type: ignore[arg-type]
     logger.setLevel(level)
     torch.set_num_threads(threads)

@@ -59,7 +59,6 @@ def prepare(config: Config) -> Config:
     if config.overwrite:
         for path in _find(config.output_dir, *FILES) + _find_in_seeds(config, *FILES):
             path.unlink()
-        return config
     single = _find(config.output_dir, "checkpoint")
     several = _find_in_seeds(config, "checkpoint")
     own, others = (several, single) if config.several_seeds else (single, several)
@@ -67,6 +66,7 @@ def prepare(config: Config) -> Config:
         advice = "choose another --output-dir, or start afresh with --overwrite"
         raise UsageError(f"{foreign[0]} is there from another run: {advice}")
     for seed in config.seeds:
+        config.folder(seed).mkdir(exist_ok=True)
         _open_all(config, seed)
     return config
 
@@ -244,7 +244,7 @@ def write_results(config: Config, seed: int) -> tuple[Table, dict[str, Any]] | N
         "dataset": config.data.dataset,
         "recipe": config.description,
         "seed": seed,
-        "arguments": {name: str(value) for name, value in config.options.items()},
+        "arguments": {name: str(value) for name, value in config.of_results.items()},
         "settings": {},
     }
     for n, checkpoint in _open_all(config, seed).items():
@@ -366,7 +366,7 @@ def draw_figures(
 
     if n == config.num_quadrant_inputs[0]:
         truth, _ = _truth_and_known(shown[:NUM_PROBLEM_IMAGES])
-        masks = {m: MaskImages(m)({"original": truth})["input"][0] for m in (1, 2, 3)}
+        masks = {m: MaskImages(m)({"original": truth[0]})["input"] for m in (1, 2, 3)}
         known = {setting_name(m): ~is_missing(mask) for m, mask in masks.items()}
         figures.save_figure(figures.plot_problem(truth, known), config.path("problem", seed))
 
