@@ -123,7 +123,7 @@ def exit_status(run: Callable[[Config], None], config: Config) -> int:
     received: list[int] = []
     with contextlib.ExitStack() as stack:
         rank, world_size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
-        if rank.isdecimal() and rank != "0" and world_size != "1":
+        if rank.isdecimal() and rank != "0" and world_size not in ("", "1"):
             nowhere = stack.enter_context(open(os.devnull, "w"))  # one process prints for all
             stack.enter_context(contextlib.redirect_stdout(nowhere))
             stack.enter_context(contextlib.redirect_stderr(nowhere))
