@@ -55,7 +55,8 @@ def run(config: Config) -> None:
         if distributed.is_main():
             results.write_summary(config)
         if failed:
-            raise RuntimeError(f"{len(failed)} runs failed, see above: {'; '.join(failed)}")
+            number = f"{len(failed)} of {len(list(config.runs()))}"
+            raise RuntimeError(f"{number} runs failed, see above: {'; '.join(failed)}")
 
 
 def train_and_evaluate(config: Config, seed: int, n: int) -> None:

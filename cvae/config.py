@@ -129,7 +129,7 @@ class ModelConfig:
     """The networks of the CVAE and the bound that they maximise."""
 
     activation: str = option("relu", "of the CVAE's hidden layers", choices=ACTIVATIONS)
-    generation_input: str = option("z", "of the generation network", choices=GENERATION_INPUTS)
+    generation_input: str = option("z", "p(y|z), or p(y|x,z)", choices=GENERATION_INPUTS)
     elbo: str = option("mean-field", "KL in closed form, or sampled", choices=ELBOS)
 
 

@@ -171,11 +171,14 @@ def show_log(quiet: bool) -> Iterator[None]:
 
 
 class _Handler(logging.StreamHandler):
-    """Print above the progress bar."""
+    """Print above the progress bar, and let the run fail if its output can't be written."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with tqdm.external_write_mode():
             super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise
 
 
 def epoch_bar(batches: Any, title: str) -> tqdm:

@@ -1,21 +1,19 @@
-"""What every test starts from: fixed seeds, an empty parameter store, tiny data and networks."""
+"""What every test starts from: fixed seeds, no network, tiny data and networks."""
 
-import hashlib
 import math
-import struct
 
 import pyro
 import pytest
 import torch
 from hypothesis import settings
 from torch import Tensor
+from torch.utils.data import DataLoader
 from torchvision.transforms import Compose
 
 from cvae.baseline import BaselineNet
-from cvae.data import CVAEMNIST, MaskImages, ToTensor, get_data
-from cvae.images import sources
-from cvae.images.labelled import LabelledImages
-from cvae.model import CVAE
+from cvae.data import CVAEMNIST, MaskImages, ToTensor, get_data, make_loader
+from cvae.datasets import Images
+from cvae.model import CVAE, Encoder
 
 # Always the same examples, however long one takes.
 settings.register_profile("seeded", derandomize=True, deadline=None, database=None)
@@ -38,53 +36,28 @@ def no_network(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
-@pytest.fixture
-def random_digits(monkeypatch) -> LabelledImages:
-    """Let both data sets hold 40 images of random grey pixels, among them plain black and white ones."""
-    images = torch.randint(0, 256, (40, 28, 28), dtype=torch.uint8)
-    images[0], images[1] = 0, 255
-
-    def load_images(dataset, data_dir, train, *_, **__):
-        name = f"MNIST {'training' if train else 'test'} set"
-        return LabelledImages(images, torch.arange(40) % 10, name)
-
-    monkeypatch.setattr("cvae.data.load_images", load_images)
-    return load_images("mnist", "nowhere", True)
-
-
-@pytest.fixture
-def mnist_dir(tmp_path, monkeypatch):
-    """A folder with four files in MNIST's format that pass for the originals.
-
-    60 images to train, all of value 7, and 10 to validate, all of value 9.
-    """
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    md5s = {}
-    for split, value, count in (("train", 7, 60), ("t10k", 9, 10)):
-        images = struct.pack(">IIII", 2051, count, 28, 28) + bytes([value]) * count * 784
-        digits = struct.pack(">II", 2049, count) + bytes(item % 10 for item in range(count))
-        for name, content in (
-            (f"{split}-images-idx3-ubyte", images),
-            (f"{split}-labels-idx1-ubyte", digits),
-        ):
-            (raw / name).write_bytes(content)
-            md5s[f"MNIST/raw/{name}"] = hashlib.md5(content).hexdigest()
-    monkeypatch.setattr(sources, "MD5S", md5s)
-    return tmp_path
-
-
 @pytest.fixture(params=[1, 2, 3])
-def batch(request, random_digits) -> dict[str, Tensor]:
-    """Eight images with one, two or three known quadrants."""
+def batch(request) -> dict[str, Tensor]:
+    """Eight images of random grey pixels, one black, one white, with 1, 2 or 3 known quadrants."""
+    images = torch.randint(0, 256, (8, 28, 28), dtype=torch.uint8)
+    images[0], images[1] = 0, 255
     transform = Compose([ToTensor(), MaskImages(request.param)])
-    return CVAEMNIST("nowhere", transform=transform)[range(8)]
+    source = Images(images, torch.arange(8), "random images")
+    return CVAEMNIST("nowhere", transform=transform, source=source)[range(8)]
 
 
 @pytest.fixture
 def real_digits():
-    """Data sets and loaders of 200 real digits to train on and 200 to validate, one known quadrant."""
+    """Data sets and loaders of 200 digits to train on and 200 to validate, one known quadrant."""
     return get_data(1, 50, dataset="mnist-5k", subset=200)
+
+
+@pytest.fixture
+def few(real_digits) -> dict[str, DataLoader]:
+    """The same 20 digits to train on and to validate."""
+    dataset = real_digits[0]["train"]
+    dataset.source = dataset.source.select(range(20))
+    return {"train": make_loader(dataset, 8, shuffle=True), "val": make_loader(dataset, 8)}
 
 
 @pytest.fixture
@@ -98,14 +71,20 @@ def dataset(real_digits) -> CVAEMNIST:
 
 
 @pytest.fixture
-def xs_ys(dataset):
+def xs_ys(dataset) -> tuple[Tensor, Tensor]:
     batch = dataset[range(20)]
     return batch["input"], batch["output"]
 
 
-def make_constant(encoder, loc, scale):
+def make_constant(encoder: Encoder, loc: float, scale: float) -> None:
     """Let an encoder give one Gaussian whatever it sees."""
     with torch.no_grad():
         for layer, value in ((encoder.fc31, loc), (encoder.fc32, math.log(scale))):
             layer.weight.zero_()
             layer.bias.fill_(value)
+
+
+def assert_same_weights(one: torch.nn.Module, other: torch.nn.Module) -> None:
+    weights = other.state_dict()
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, weights[name]), name

@@ -1,11 +1,8 @@
-"""Run all the fault tests, which takes minutes: ``python -m tests.faults``."""
+"""Kill runs: ``python -m tests.faults [--jobs 2] [--kills 60]``."""
 
 import sys
 
-from . import full_disk, kills, lost_process, two_runs
+from tests.faults import kills
 
-sys.argv = [sys.argv[0]]
-failed = [module.__name__ for module in (kills, full_disk, two_runs, lost_process) if module.main()]
-if kills.main(["--jobs", "2", "--kills", "10"]):
-    failed.append("kills with two jobs")
-raise SystemExit(f"failed: {', '.join(failed)}" if failed else 0)
+if __name__ == "__main__":
+    sys.exit(kills.main())

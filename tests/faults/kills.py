@@ -1,139 +1,138 @@
-"""Kill runs with SIGKILL again and again, and compare what they come to with a run that was left alone.
+"""Kill runs with SIGKILL again and again, and compare what they come to with one left alone.
 
-One half of the kills comes after a random time, the other half at a random step of writing a file.  A run
-is started again after each kill, with the same command, until it has come to its end; then the next one
-begins.  Prints where the kills fell, how many runs came to their end, and how many ended otherwise than the
-run that was left alone: weights, figures, tables, metrics but for the times.  With several jobs all kills
-come after a random time, and each must leave no process behind.
+One half of the kills comes after a random time, the other half before or after a random step of
+writing a file.  A run is started again after each kill, with the same command, until it has come
+to its end; then the next one begins.  Weights, figures, tables and metrics but for the times must
+be those of the run that was left alone, and no kill may leave a process behind.
 """
 
 import argparse
-import collections
-import math
+import contextlib
 import os
 import random
 import signal
+import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from .runs import SMALL, Child, outcome
+import torch
 
-STEPS = ("fsync", "replace", "unlink")  # of writing a file, each before and after it is done
+import main as program
+from cvae.datasets import load_images
+from tests.faults import coarse, end_of_group, outcome
+
+WORDS = "--dataset mnist-5k --subset 400 -n 6 -p 2 --num-importance-samples 8 -vi 3 -vs 2 -nq 1 3"
+STEPS = ("fsync", "replace", "unlink")  # of writing a file
+MAX_STEPS = 60  # few lives are long enough for more
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.faults.kills",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Kill runs, print where that was, and return 1 if any did not end as it should."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--kills", type=int, default=60, help="how many")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--jobs", type=int, default=1, help="of the runs")
     args = parser.parse_args(argv)
-    words = [*SMALL, "--jobs", str(args.jobs)]
+    words = [*WORDS.split(), "--jobs", str(args.jobs)]
     if args.jobs > 1:
-        words += [
-            "-n",
-            "40",
-            "-esp",
-            "40",
-        ]  # else starting the processes would take most of the time
-    chance = random.Random(args.seed)
+        words += ["-n", "60", "-esp", "60"]  # else most of the time would be the children's start
+    torch.set_num_threads(1)  # a copy of a process has none of its threads
+    load_images("mnist-5k", "")
+    chance, kills, failures, runs = random.Random(args.seed), Counter[str](), 0, 0
     with tempfile.TemporaryDirectory() as place:
-        alone = Child([*words, "--output-dir", f"{place}/alone"], Path(place, "alone.log"))
-        if alone.wait() != 0:
-            raise SystemExit(alone.printed())
-        seconds = time.monotonic() - alone.start
-        expected = outcome(Path(place, "alone"))
-        kills: collections.Counter[str] = collections.Counter()
-        runs = mismatches = failures = left_behind = 0
+        alone, log = Path(place, "alone"), Path(place, "log")
+        start = time.monotonic()
+        if wait(fork([*words, "--output-dir", str(alone)], log)):
+            raise SystemExit(log.read_text())
+        seconds, expected = time.monotonic() - start, outcome(alone)
         while kills.total() < args.kills:
             runs += 1
-            folder, log = Path(place, f"run_{runs}"), Path(place, f"run_{runs}.log")
-            status = -signal.SIGKILL
+            folder, status = Path(place, f"run {runs}"), -signal.SIGKILL
             while status == -signal.SIGKILL:
-                writing = 0.5 if args.jobs == 1 else 0.0
-                last = seconds if kills.total() < args.kills else None
-                child, where = _one_life(
-                    [*words, "--output-dir", str(folder)], log, chance, last, writing
-                )
-                status = child.wait()
+                step = chance.randrange(MAX_STEPS) if chance.random() < 0.5 else None
+                if kills.total() >= args.kills or args.jobs > 1:
+                    step = None
+                pid = fork([*words, "--output-dir", str(folder)], log, step)
+                if step is None and kills.total() < args.kills:
+                    kill_within(pid, chance.uniform(0, seconds))
+                status = wait(pid)
                 if status == -signal.SIGKILL:
-                    kills[where] += 1
-                    left_behind += not child.wait_for_others()
-            if status != 0:
+                    kills[last_line(log) if step is None else "in writing a file"] += 1
+                if not end_of_group(pid):
+                    failures += 1
+                    print("a process was left behind")
+            if status or outcome(folder) != expected:
                 failures += 1
-                print(log.read_text())
-            elif outcome(folder) != expected:
-                mismatches += 1
-                print(f"{folder.name} differs")
+                print(f"{folder.name} ended otherwise, exit status {status}:\n{log.read_text()}")
     for where, count in sorted(kills.items()):
         print(f"killed {where}: {count}")
-    print(
-        f"{kills.total()} kills of {args.jobs} at a time, {left_behind} left a process behind; {runs} runs, "
-        f"{runs - failures} came to their end, {mismatches} of them with another outcome"
-    )
-    return int(bool(failures or mismatches or left_behind))
+    print(f"{kills.total()} kills in {runs} runs, {args.jobs} at a time: {failures} failures")
+    return int(failures > 0)
 
 
-def _one_life(
-    words: list[str], log: Path, chance: random.Random, seconds: float | None, writing: float
-) -> tuple[Child, str]:
-    """Start a run, kill it within so many seconds or never, and tell where it was.
+def fork(words: list[str], log: Path, step: int | None = None) -> int:
+    """Run ``main.py`` in a copy of this process, which kills itself at a step of writing files."""
+    log.touch()
+    if pid := os.fork():
+        with contextlib.suppress(OSError):  # whichever of both is first
+            os.setpgid(pid, pid)
+        return pid
+    status = 70
+    with contextlib.suppress(BaseException):
+        os.setpgid(0, 0)
+        output = os.open(log, os.O_WRONLY | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.modules["__main__"] = coarse  # which children import
+        if step is not None:
+            die_at(step)
+        status = program.main(words)
+    os._exit(status)
 
-    With the probability ``writing`` it is killed while it writes a file.
-    """
-    if seconds is not None and chance.random() < writing:
-        last = chance.randrange(40)  # few lives are long enough for more
-        child = Child(words, log, lambda: _die_at(last))
-        child.wait()
-        return child, "while a file was written"
-    child = Child(words, log)
-    end = child.start + (math.inf if seconds is None else chance.uniform(0, seconds))
-    if child.wait_for(lambda: time.monotonic() > end):
-        child.kill()
-    return child, _stage(child.printed())
+
+def wait(pid: int) -> int:
+    """Return the exit status of a process, or minus the number of the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _die_at(last: int) -> None:
+def kill_within(pid: int, seconds: float) -> None:
+    """Kill a process after some seconds, unless it has ended before."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+
+
+def die_at(step: int) -> None:
     """Let this process kill itself before or after one of the steps of writing a file."""
-    count = 0
 
-    def mortal(name: str):
+    def count() -> None:
+        nonlocal step
+        if step == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        step -= 1
+
+    def mortal(name: str) -> None:
         original = getattr(os, name)
 
-        def step():
-            nonlocal count
-            if count == last:
-                os.kill(os.getpid(), signal.SIGKILL)
-            count += 1
-
         def call(*args, **kwargs):
-            step()
+            count()
             result = original(*args, **kwargs)
-            step()
+            count()
             return result
 
-        return call
+        setattr(os, name, call)
 
     for name in STEPS:
-        setattr(os, name, mortal(name))
+        mortal(name)
 
 
-def _stage(printed: str) -> str:
-    """Tell from the last line what came next."""
-    last = printed.strip().splitlines()[-1] if printed.strip() else ""
-    if "estimating" in last:
-        return "in evaluation or after it"
-    if "CVAE" in last:
-        return "in training the CVAE"
-    if "baseline" in last:
-        return "in training the baseline or the first epoch of the CVAE"
-    return "before or in the first epoch" if "seed" in last else "before the data were read"
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+def last_line(log: Path) -> str:
+    """Tell in a few words where a run was."""
+    line = (log.read_text().strip().splitlines() or ["the beginning"])[-1]
+    return f"after {line.split(' 1/')[0].split(':')[0].split(' epoch')[0]}"

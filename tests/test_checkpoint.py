@@ -1,0 +1,240 @@
+"""Files are written as a whole or not at all, and nothing is loaded that was not checked."""
+
+import errno
+import os
+import pickle
+import random
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cvae.checkpoint import (
+    FORMAT,
+    Checkpoint,
+    FileError,
+    atomic_write,
+    lock_folder,
+    random_state,
+    read_tensors,
+    seed_stage,
+    set_random_state,
+)
+from cvae.config import UsageError
+
+CONTENT = {
+    "weights": {"fc1.weight": torch.arange(12.0).view(3, 4), "fc1.bias": torch.ones(3)},
+    "epochs": [{"val": 1.5, "seconds": 2.0}],
+    "name": None,
+}
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return a == b
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> bytes:
+    path = tmp_path_factory.mktemp("saved") / "file.pt"
+    with atomic_write(path) as file:
+        torch.save(CONTENT, file)
+    assert same(read_tensors(path), CONTENT)
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("damaged") / "file.pt"
+
+
+def refused(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    with pytest.raises(FileError, match="file.pt is damaged, or holds more") as failure:
+        read_tensors(path)
+    assert "\n" not in str(failure.value)
+
+
+@given(st.data())
+def test_truncated_file_is_refused(saved, damaged, data):
+    refused(damaged, saved[: data.draw(st.integers(0, len(saved) - 1))])
+
+
+@given(st.binary(max_size=300))
+def test_any_other_bytes_are_refused(damaged, data):
+    refused(damaged, data)
+
+
+@given(st.data())
+def test_overwritten_bytes_are_refused_or_change_nothing(saved, damaged, data):
+    start = data.draw(st.integers(0, len(saved) - 1))
+    noise = data.draw(st.binary(min_size=1, max_size=64))
+    damaged.write_bytes(saved[:start] + noise + saved[start + len(noise) :])
+    try:
+        assert same(read_tensors(damaged), CONTENT)
+    except FileError as error:
+        assert str(error).startswith(str(damaged))
+
+
+def test_flipped_bit_of_a_weight_is_refused(saved, damaged):
+    """PyTorch alone takes it."""
+    flipped = bytearray(saved)
+    flipped[saved.index(torch.arange(12.0).numpy().tobytes()) + 7] ^= 1
+    damaged.write_bytes(flipped)
+    assert not same(torch.load(damaged, weights_only=True), CONTENT)
+    refused(damaged, bytes(flipped))
+
+
+class Hostile:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, made: Path) -> None:
+        self.made = made
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.made),)
+
+
+def test_code_in_a_file_is_never_run(damaged, tmp_path):
+    made = tmp_path / "made"
+    torch.save({"weights": Hostile(made)}, damaged)
+    refused(damaged, damaged.read_bytes())
+    refused(damaged, pickle.dumps(Hostile(made)))
+    with zipfile.ZipFile(damaged, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(Hostile(made), protocol=2))
+        archive.writestr("archive/version", "3\n")
+    refused(damaged, damaged.read_bytes())
+    assert not made.exists()
+    pickle.loads(pickle.dumps(Hostile(made)))
+    assert made.exists()  # it would have
+
+
+@pytest.mark.parametrize("room", [0, 500, 1200])
+def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch, room):
+    class Full:
+        def __init__(self, *args):
+            self.file, self.left = open(*args), room
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def write(self, data):
+            self.left -= len(data)
+            if self.left < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return self.file.write(data)
+
+    monkeypatch.setattr("cvae.checkpoint.open", Full, raising=False)
+    path = tmp_path / "file.pt"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="can't write .*file.pt .No space left on device"):
+        with atomic_write(path) as file:
+            torch.save(CONTENT, file)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as file:
+        file.write(b"ne")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_new_file_is_on_the_disk_before_it_takes_the_place(tmp_path, monkeypatch):
+    path, calls = tmp_path / "file", []
+
+    def recorded(name):
+        original = getattr(os, name)
+
+        def call(*args):
+            calls.append(name)
+            return original(*args)
+
+        return call
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, recorded(name))
+    with atomic_write(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new" and calls == ["fsync", "replace"]
+
+
+def test_checkpoint_is_what_was_saved(tmp_path):
+    config = {"seed": 3, "max_grad_norm": float("inf"), "subset": None}
+    checkpoint = Checkpoint(tmp_path / "file.pt", config)
+    checkpoint.save(first=[1, "two"])
+    checkpoint.save(second=torch.ones(2), first=None)
+    assert same(
+        Checkpoint(tmp_path / "file.pt", config).parts, {"first": None, "second": torch.ones(2)}
+    )
+
+
+def test_checkpoint_names_the_options_that_differ(tmp_path):
+    path = tmp_path / "checkpoint_q1.pt"
+    Checkpoint(path, {"seed": 0, "batch_size": 128, "subset": None}).save()
+    with pytest.raises(
+        UsageError, match="batch size 128 there, 64 here; subset None there, 5 here"
+    ):
+        Checkpoint(path, {"seed": 0, "batch_size": 64, "subset": 5})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a text",
+        torch.ones(3),
+        {},
+        {"format": FORMAT - 1, "config": {}, "parts": {}},
+        {"format": FORMAT, "parts": {}},
+        {"format": FORMAT, "config": 3, "parts": {}},
+    ],
+)
+def test_checkpoint_of_another_content_is_refused(tmp_path, content):
+    path = tmp_path / "checkpoint_q1.pt"
+    torch.save(content, path)
+    with pytest.raises(
+        FileError, match="checkpoint_q1.pt is damaged, or of another version: delete"
+    ):
+        Checkpoint(path, {})
+
+
+def test_locked_folder_is_made_and_refuses_another(tmp_path):
+    with lock_folder(tmp_path / "a" / "b"):
+        with pytest.raises(OSError, match="another run is writing to .*b: wait for it"):
+            with lock_folder(tmp_path / "a" / "b"):
+                pass
+        with lock_folder(tmp_path / "other"):
+            pass
+    with lock_folder(tmp_path / "a" / "b"):
+        pass
+
+
+def test_stages_have_random_numbers_of_their_own_which_can_be_restored():
+    def drawn(seed, stage):
+        seed_stage(seed, stage)
+        return torch.rand(()).item(), np.random.rand(), random.random()
+
+    assert drawn(0, "baseline") == drawn(0, "baseline")
+    assert all(
+        len(set(each)) == 3
+        for each in zip(drawn(0, "CVAE"), drawn(1, "CVAE"), drawn(0, "x"), strict=True)
+    )
+    state = random_state(torch.device("cpu"))
+    numbers = torch.rand(3)
+    set_random_state(state)
+    assert torch.equal(torch.rand(3), numbers)

@@ -1,0 +1,117 @@
+"""What the console shows: one-line errors, exit statuses, log lines, progress bars."""
+
+import io
+import logging
+import os
+import signal
+import sys
+import threading
+
+import pytest
+
+import main
+from cvae.config import Config, UsageError
+from cvae.console import epoch_bar, exit_status, show_log
+
+logger = logging.getLogger("cvae")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def raising(error: BaseException):
+    def run(_: Config) -> None:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "error, status, line",
+    [
+        (UsageError("not\n  so"), 2, "not so"),
+        (OSError("no\nroom"), 1, "no room"),
+        (RuntimeError("it failed"), 1, "it failed"),
+        (MemoryError(), 1, "MemoryError"),
+    ],
+)
+def test_failure_is_one_line_and_a_status(capsys, error, status, line):
+    assert exit_status(raising(error), Config()) == status
+    assert capsys.readouterr().err == f"main.py: error: {line}\n"
+    assert exit_status(raising(error), Config(debug=True)) == status
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback") and shown.endswith(f"main.py: error: {line}\n")
+
+
+def test_mistakes_in_the_code_keep_their_traceback():
+    assert exit_status(lambda _: None, Config()) == 0
+    with pytest.raises(ZeroDivisionError):
+        exit_status(raising(ZeroDivisionError()), Config())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_signal_stops_the_run_whatever_a_library_makes_of_it(capsys, number, overwrite):
+    def run(_: Config) -> None:
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt as error:
+            raise RuntimeError("a callback failed") from error
+
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    assert exit_status(run, Config(overwrite=overwrite)) == 128 + number
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"main.py: stopped by {number.name}: the same command")
+    assert ("without --overwrite" in line) == overwrite
+
+
+def test_any_thread_can_run():
+    statuses: list[int] = []
+    run = raising(UsageError("wrong"))
+    thread = threading.Thread(target=lambda: statuses.append(exit_status(run, Config())))
+    thread.start()
+    thread.join()
+    assert statuses == [2]
+
+
+@pytest.mark.parametrize(
+    "terminal, quiet, shown", [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_bar_is_for_terminals_and_lines_stand_above_it(monkeypatch, terminal, quiet, shown):
+    stream = Terminal() if terminal else io.StringIO()
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, stream)
+    with show_log(quiet), epoch_bar(range(3), "epoch 1") as bar:
+        for _ in bar:
+            logger.info("a line")
+            logger.warning("a warning")
+    written = stream.getvalue()
+    assert ("epoch 1:" in written) == shown
+    assert written.count("a warning\n") == 3 and written.count("a line\n") == (0 if quiet else 3)
+    assert ("Total time: 00:0" in written) == (not quiet)
+    for line in written.split("\n"):
+        if line.endswith(("a line", "a warning")):  # after the bar was wiped
+            assert line.rpartition("\r")[2] in ("a line", "a warning")
+
+
+def test_log_is_as_before_afterwards(capsys):
+    before = (list(logger.handlers), logger.level)
+    with pytest.raises(RuntimeError), show_log(quiet=False):
+        raise RuntimeError
+    assert (list(logger.handlers), logger.level) == before
+    logger.info("to nobody")
+    assert not capsys.readouterr().out
+
+
+def test_output_that_can_not_be_written_ends_the_run(tmp_path, monkeypatch, capsys):
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        words = f"--dataset mnist-5k --subset 40 -n 1 -nq 3 --output-dir {tmp_path}"
+        assert main.main(words.split()) == 1
+        monkeypatch.undo()
+        with pytest.raises(OSError):
+            full.close()
+    assert capsys.readouterr().err == "main.py: error: [Errno 28] No space left on device\n"

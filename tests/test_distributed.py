@@ -1,0 +1,191 @@
+"""Several processes do what one does."""
+
+import copy
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyro
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from torch.utils.data import Subset
+
+import main
+from cvae import distributed
+from cvae.baseline import BaselineNet, missing_pixel_nll
+from cvae.config import TrainingConfig, UsageError
+from cvae.data import get_data, make_loader, shard
+from cvae.model import CVAE
+from cvae.optimizer import Optimizer
+
+from .faults import ROOT
+
+Z_DIM, HIDDEN_1, HIDDEN_2, IMAGES = 3, 16, 12, 24
+TINY = "--dataset mnist-5k --subset 300 -n 2 -p 2 --num-importance-samples 3 -vi 3 -vs 2 -nq 3"
+
+
+def data(rank: int, world_size: int, batch_size: int = 8, **options: Any) -> Any:
+    usual: dict[str, Any] = {"dataset": "mnist-5k", "subset": 40, "seed": 3}
+    return get_data(2, batch_size, rank=rank, world_size=world_size, **(usual | options))
+
+
+def test_one_process_does_it_all():
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+    assert distributed.from_main(max, 2, 3) == 3 and distributed.gather("x") == ["x"]
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.tensor([1.0, -2.0])
+    distributed.sum_gradients([parameter])
+    assert parameter.grad.tolist() == [1, -2]
+
+
+@pytest.mark.parametrize("world_size", [1, 3, 7])
+def test_shards_of_all_processes_are_the_whole(world_size):
+    images: Any = range(40)
+    shards: list[Any] = [shard(images, rank, world_size) for rank in range(world_size)]
+    assert [item for each in shards for item in each] == list(range(40))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+def test_processes_share_each_training_batch_in_a_new_order_each_epoch():
+    def epoch(number: int) -> list[list[int]]:
+        """Return the images of each batch, of both processes together."""
+        both = []
+        for rank in (0, 1):
+            datasets, dataloaders, _ = data(rank, 2)
+            sampler = dataloaders["train"].sampler
+            sampler.sampler.set_epoch(number)
+            both.append(list(sampler))
+            assert [len(batch["input"]) for batch in dataloaders["train"]] == [4] * 5
+        return [sorted(first + second) for first, second in zip(*both, strict=True)]
+
+    for number in (1, 2):
+        assert sorted(sum(epoch(number), [])) == list(range(40))
+    assert epoch(1) == epoch(1) != epoch(2)
+
+
+@pytest.mark.parametrize("split, sizes", [("val", [5]), ("test", [15, 5])])
+def test_processes_have_a_shard_each_of_the_other_images(split, sizes):
+    images = []
+    for rank in (0, 1):
+        datasets, dataloaders, _ = data(rank, 2, val_batch_size=15, holdout=10)
+        batches = [batch["original"] for batch in dataloaders[split]]
+        assert [len(batch) for batch in batches] == sizes
+        images += batches
+    assert torch.equal(torch.cat(images), datasets[split][:]["original"])
+
+
+def test_what_can_not_be_shared_is_refused():
+    with pytest.raises(UsageError, match="--batch-size 9 can't be divided among 2 processes"):
+        data(0, 2, batch_size=9)
+    with pytest.raises(UsageError, match=r"more processes \(2\) than val images \(1\)"):
+        data(0, 2, holdout=1)
+
+
+CASES = [TraceMeanField_ELBO, Trace_ELBO, None]
+
+
+def gradients(elbo: Any, world_size: int = 1, rank: int = 0) -> torch.Tensor:
+    """Return the gradients of one step on a batch, of which this process has a part.
+
+    The noise is always the same.  Without an ELBO, they are those of the baseline.
+    """
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    baseline = BaselineNet(HIDDEN_1, HIDDEN_2)
+    cvae = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, copy.deepcopy(baseline))
+    dataset = data(0, 1, subset=IMAGES)[0]["train"]
+    (batch,) = make_loader(Subset(dataset, range(rank, IMAGES, world_size)), IMAGES)
+    xs, ys = batch["input"], batch["output"]
+    optimizer = Optimizer(cvae if elbo else baseline, TrainingConfig(), steps_per_epoch=1)
+    found: list[torch.Tensor] = []
+
+    def record(*_: Any) -> None:
+        found.extend(torch.as_tensor(each.grad).flatten().clone() for each in optimizer.parameters)
+
+    optimizer.adamw.register_step_pre_hook(record)
+    noise = torch.linspace(-1.5, 1.5, Z_DIM)
+    with pytest.MonkeyPatch.context() as patch:
+        place = "torch.distributions.normal._standard_normal"
+        patch.setattr(place, lambda shape, **_: noise.expand(shape))
+        if elbo:
+            with pyro.get_param_store().scope():
+                SVI(cvae.model, cvae.guide, optimizer, elbo()).step(xs, ys)
+        else:
+            missing_pixel_nll(baseline, xs, ys).sum().backward()
+            optimizer()
+    return torch.cat(found)
+
+
+def _in_group(rank: int, world_size: int, port: int, results: Any) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    with distributed.process_group(torch.device("cpu")):
+        assert (distributed.rank(), distributed.world_size()) == (rank, world_size)
+        assert distributed.gather(rank) == [0, 1] and distributed.from_main(lambda: rank) == 0
+        assert distributed.gather_images(torch.full((2, 1), rank)).tolist() == [[0, 1]] * 2
+        results.put((rank, [gradients(elbo, world_size, rank).numpy() for elbo in CASES]))
+
+
+def test_gradients_are_those_of_one_process():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    spawn = multiprocessing.get_context("spawn")
+    results = spawn.Queue()
+    group = [spawn.Process(target=_in_group, args=(rank, 2, port, results)) for rank in (0, 1)]
+    for process in group:
+        process.start()
+    found = dict(results.get(timeout=120) for _ in group)
+    for process in group:
+        process.join()
+        assert process.exitcode == 0
+    for number, elbo in enumerate(CASES):
+        alone = gradients(elbo)
+        assert alone.norm() > 0
+        for rank in (0, 1):
+            summed = torch.as_tensor(found[rank][number])
+            assert (summed - alone).norm() <= 1e-6 * alone.norm()
+
+
+def test_two_processes_make_one_run_that_one_resumes(tmp_path: Path, capsys):
+    words = [*TINY.split(), "--output-dir", str(tmp_path)]
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [sys.executable, "-m", *launcher, "-m", "tests.faults.coarse", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("3 quadrants, CVAE, epoch 2/2") == 1  # one process prints for both
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["settings"]["q3"]["processes"] == 2
+    assert metrics["results"]["q3"]["val"]["rows"]["NN (baseline)"]["num_images"] == 300
+    table = pd.read_csv(tmp_path / "results.csv", index_col=0)
+    assert main.main(words) == 0
+    assert "done before" in capsys.readouterr().out
+    assert table.equals(pd.read_csv(tmp_path / "results.csv", index_col=0))
+
+
+@pytest.mark.parametrize(
+    "variables, complaint",
+    [
+        ("WORLD_SIZE=2", "environment variable RANK expected"),
+        ("WORLD_SIZE=x RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500", "'x'"),
+        ("WORLD_SIZE=2 RANK=x MASTER_ADDR=127.0.0.1 MASTER_PORT=29500", "'x'"),
+        ("WORLD_SIZE=2 RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT=70000", "70000"),
+    ],
+)
+def test_wrong_variables_are_refused_in_one_line(
+    tmp_path, monkeypatch, capsys, variables, complaint
+):
+    for name, value in (word.split("=") for word in variables.split()):
+        monkeypatch.setenv(name, value)
+    assert main.main([*TINY.split(), "--output-dir", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("main.py: error: ") and complaint in line
+    assert line.endswith(": start the processes with torchrun")

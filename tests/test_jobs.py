@@ -1,0 +1,134 @@
+"""Runs side by side, each in a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import types
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import pytest
+import torch
+
+import main
+from cvae.config import Config, UsageError
+from cvae.jobs import choose_jobs
+
+from .faults import end_of_group, outcome, processes_of_group, start
+
+WORDS = "--dataset mnist-5k --subset 200 -esp 50 -p 2 --num-importance-samples 3 -vi 3 -vs 2"
+LONG = [*WORDS.split(), "-nq", "1", "3", "-n", "10"]  # enough epochs to be stopped in one of them
+
+
+@pytest.fixture(autouse=True)
+def coarse_figures(monkeypatch):
+    """Draw coarse figures, also in children, which import the main module."""
+    monkeypatch.setattr("cvae.figures.DPI", 40)
+    monkeypatch.setattr("cvae.results.NUM_DIVERSITY_SAMPLES", 20)
+    module = types.ModuleType("__main__")
+    module.__spec__ = ModuleSpec("tests.faults.coarse", None)
+    monkeypatch.setitem(sys.modules, "__main__", module)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Give both ways of running as many threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """Start two jobs in a folder, and return them once one of them has come to epoch 2."""
+    processes = []
+
+    def start_both(folder: Path) -> subprocess.Popen:
+        words = [*LONG, "--jobs", "2", "--output-dir", str(folder)]
+        process = start(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        processes.append(process)
+        assert process.stdout is not None
+        while "1 quadrant, baseline, epoch 2/" not in (line := process.stdout.readline()):
+            assert line, process.communicate()[1]
+        return process
+
+    yield start_both
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    """Return the processes of both runs, in the order in which they were started."""
+    group = processes_of_group(process.pid)
+    return [pid for pid in group if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+def test_killed_and_failed_runs_cost_no_other_and_resume_to_the_same_files(
+    running, tmp_path, capsys
+):
+    folder = tmp_path / "side by side"
+    process = running(folder)
+    (folder / "training_q3.csv").mkdir()  # which comes after all results
+    os.kill(children(process)[0], signal.SIGKILL)
+    out, errors = process.communicate()
+    assert process.returncode == 1 and end_of_group(process.pid)
+    assert errors == "main.py: error: 2 of 2 runs failed, see above: 1 quadrant; 3 quadrants\n"
+    assert out.count("1 quadrant: failed: ended by SIGKILL; other runs continue") == 1
+    assert out.count("training_q3.csv (Is a directory)") == 1
+    assert (folder / "results.csv").read_text().startswith(",3 quadrants\n")
+    (folder / "training_q3.csv").rmdir()
+    assert main.main([*LONG, "--jobs", "2", "--output-dir", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("1 quadrant, CVAE, epoch 10/10: ") == 1
+    assert "quadrants, baseline, epoch" not in printed  # as these were trained before
+    assert printed.count("| NN (baseline) |") == 1
+    one_after_another = tmp_path / "whole"
+    assert main.main([*LONG, "--output-dir", str(one_after_another)]) == 0
+    assert outcome(folder) == outcome(one_after_another)
+
+
+def test_ctrl_c_ends_all(running, tmp_path):
+    """A terminal sends SIGINT to the whole process group."""
+    process = running(tmp_path)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130 and end_of_group(process.pid)
+    advice = "the same command resumes after the last finished epoch"
+    assert errors == f"main.py: stopped by SIGINT: {advice}\n"
+
+
+def test_children_of_a_killed_parent_end(running, tmp_path):
+    process = running(tmp_path)
+    assert len(children(process)) == 2
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and end_of_group(process.pid)
+
+
+@pytest.mark.parametrize(
+    "jobs, device, seeds, expected",
+    [
+        (1, "cpu", (0, 1), 1),
+        (4, "cpu", (0, 1), 4),
+        (9, "cpu", (0, 1), 6),
+        (None, "cpu", (0,), 2),
+        (None, "cuda", (0, 1), 5),
+        (None, "mps", (0,), 1),
+    ],
+)
+def test_jobs_are_those_asked_for_or_as_many_as_processors(
+    monkeypatch, jobs, device, seeds, expected
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    assert choose_jobs(Config(jobs=jobs, seeds=seeds), torch.device(device)) == expected
+
+
+@pytest.mark.parametrize("jobs", [2, None])
+def test_jobs_are_refused_with_torchrun(monkeypatch, jobs):
+    monkeypatch.setattr("cvae.distributed.world_size", lambda: 2)
+    assert choose_jobs(Config(), torch.device("cpu")) == 1
+    with pytest.raises(UsageError, match="^--jobs is for a single process"):
+        choose_jobs(Config(jobs=jobs), torch.device("cpu"))

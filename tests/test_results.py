@@ -1,0 +1,131 @@
+"""The table, its caption, and metrics.json."""
+
+import json
+from dataclasses import asdict, replace
+
+import pandas as pd
+import pytest
+import torch
+
+from cvae.checkpoint import Checkpoint
+from cvae.config import Config, DataConfig
+from cvae.evaluate import Estimate, Evaluation
+from cvae.results import Table, open_checkpoint, save_weights, write_results, write_summary
+
+ROWS = ["NN (baseline)", "CVAE (Monte Carlo)", "CVAE (prior sampling)"]
+ROWS += ["CVAE (importance sampling)", "Performance gap"]
+SPLITS = {
+    "train": {"name": "some images", "images": 5000},
+    "val": {"name": "MNIST test set", "images": 1000},
+    "test": {"name": "other images", "images": 2000},
+}
+
+
+def evaluation(start: float) -> Evaluation:
+    rows = {row: Estimate(start + i + 0.25, 0.5, 1000, 10) for i, row in enumerate(ROWS)}
+    return Evaluation(rows, {"KL": Estimate(start + 0.123, 0.04, 1000, 0), "Active latents": 3})
+
+
+def save_run(config: Config, seed: int, n: int, start: float, splits=("val",)) -> None:
+    """Save the checkpoint of a run that was evaluated to such numbers."""
+    open_checkpoint(config, seed, n).save(
+        evaluation={
+            "options": dict(vars(config.evaluation)),
+            "evaluations": {split: asdict(evaluation(start)) for split in splits},
+            "splits": {split: SPLITS[split] for split in ("train", *splits)},
+            "summary": {"seconds": 2.5},
+        }
+    )
+
+
+@pytest.fixture
+def config(tmp_path) -> Config:
+    data = DataConfig(dataset="mnist-5k", data_dir=tmp_path)
+    return Config(data=data, seeds=(7,), output_dir=tmp_path)
+
+
+def test_files_hold_every_number_and_where_it_comes_from(config, tmp_path, capsys):
+    save_run(config, 7, 1, 100)
+    save_run(config, 7, 3, 20)
+    open_checkpoint(config, 7, 2).save()  # not evaluated yet
+    write_results(config, 7)
+    table = pd.read_csv(tmp_path / "results.csv", index_col=0)
+    assert list(table.index) == ROWS and list(table.columns) == ["1 quadrant", "3 quadrants"]
+    assert table.loc["CVAE (importance sampling)", "3 quadrants"] == 23.25
+    assert (tmp_path / "results.csv").read_text().startswith(",1 quadrant,3 ")
+
+    text = (tmp_path / "results.md").read_text()
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    for source in (metrics["caption"], text):
+        for part in (
+            "nats per image; lower is better",
+            "MNIST test set (1,000 images), which also decided when to stop",
+            "Monte Carlo 10 and the others 100 particles",
+            "recipe tutorial, seed 7",
+            "± standard error over images",
+        ):
+            assert part in source
+    assert "| CVAE (Monte Carlo) | 101.2 ± 0.5 | 21.2 ± 0.5 |" in text
+    assert "Active latents" not in text
+    assert (metrics["image_shape"], metrics["seed"], metrics["seconds"]) == ([28, 28], 7, 5)
+    assert metrics["arguments"]["num_particles"] == "10" and metrics["dataset"] == "mnist-5k"
+    assert metrics["splits"]["val"] == SPLITS["val"] and set(metrics["settings"]) == {"q1", "q3"}
+    assert metrics["results"]["q3"]["val"] == json.loads(json.dumps(asdict(evaluation(20))))
+
+    write_summary(config)
+    assert capsys.readouterr().out.strip() == text.strip()
+
+
+def test_diagnostics_are_shown_on_request(config, tmp_path):
+    save_run(config, 7, 2, 50)
+    write_results(replace(config, diagnostics=True), 7)
+    text = (tmp_path / "results.md").read_text()
+    assert "| KL | 50.12 ± 0.04 |" in text and "| Active latents | 3.0 |" in text
+
+
+def test_holdout_gives_a_validation_and_a_test_column(config):
+    config = replace(config, data=replace(config.data, holdout=1000))
+    save_run(config, 7, 1, 9, splits=("val", "test"))
+    table, _ = write_results(config, 7)
+    assert list(table.values.columns) == ["1 quadrant, validation", "1 quadrant, test"]
+    decided = "validation: MNIST test set (1,000 images), which decided when to stop training; "
+    assert decided + "test: other images (2,000 images); " in table.caption
+    assert "recipe tutorial with --holdout 1000" in table.caption
+
+
+def test_seeds_are_averaged_and_their_spread_shown(config, tmp_path):
+    config = replace(config, seeds=(0, 1, 2))
+    for seed, start in zip(config.seeds, (10, 12, 17), strict=True):
+        (tmp_path / f"seed_{seed}").mkdir()
+        save_run(config, seed, 1, start)
+        save_run(config, seed, 1 + seed, start)  # which not all of them have
+    write_summary(config)
+    mean = pd.read_csv(tmp_path / "results.csv", index_col=0)
+    assert list(mean.index) == ROWS and list(mean.columns) == ["1 quadrant"]
+    assert mean.loc["NN (baseline)", "1 quadrant"] == pytest.approx(13.25)
+    text = (tmp_path / "results.md").read_text()
+    assert "mean of seeds 0, 1, 2 ± standard deviation over them" in text
+    assert "| NN (baseline) | 13.2 ± 3.6 |" in text
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert [run["seed"] for run in metrics["runs"]] == [0, 1, 2]
+
+
+def test_values_have_as_many_decimals_as_errors_have_meaning():
+    rows = {"a": Estimate(12.3456, 0.0123, 9, 1), "b": Estimate(12.3456, None, 1, 1)}
+    table = Table.of_run({1: {"val": Evaluation(rows, {})}}, "caption")
+    assert "| a | 12.35 ± 0.01 |\n| b | 12.3 |" in table.markdown()
+
+
+def test_evaluation_is_restored_as_it_was(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "file.pt", {})
+    checkpoint.save(evaluation=asdict(evaluation(3)))
+    saved = Checkpoint(tmp_path / "file.pt", {}).parts["evaluation"]
+    assert Evaluation.from_dict(saved) == evaluation(3)
+
+
+def test_weights_are_plain_state_dicts(config, tmp_path):
+    net = torch.nn.Linear(2, 3)
+    save_weights(config, 7, 2, {"baseline": net, "cvae": net})
+    assert {path.name for path in tmp_path.iterdir()} == {"baseline_net_q2.pth", "cvae_net_q2.pth"}
+    weights = torch.load(tmp_path / "cvae_net_q2.pth", weights_only=True)
+    assert list(weights) == ["weight", "bias"] and torch.equal(weights["weight"], net.weight)
