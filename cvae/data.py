@@ -18,7 +18,6 @@ from torch.utils.data import (
     SequentialSampler,
     Subset,
 )
-from torchvision.transforms import Compose
 
 from cvae.config import VAL_FRACTION, UsageError
 from cvae.datasets import Images, load_images, resolve_dataset
@@ -255,7 +254,11 @@ def get_data(
     splits = {"train": (training, slice(-holdout or None)), "val": (others, slice(None))}
     if holdout:
         splits |= {"val": (training, slice(-holdout, None)), "test": (others, slice(None))}
-    transform = Compose([ToTensor(), MaskImages(num_quadrant_inputs, mask_with)])
+    to_tensor, mask = ToTensor(), MaskImages(num_quadrant_inputs, mask_with)
+
+    def transform(sample: Sample) -> Sample:
+        return mask(to_tensor(sample))
+
     datasets, dataloaders = {}, {}
     for split, (images, rows) in splits.items():
         images = images.select(range(len(images))[rows][:subset])

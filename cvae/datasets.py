@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision.datasets
 from torch import Tensor
 
 from cvae.config import DATASETS, VAL_FRACTION, UsageError
@@ -85,7 +84,6 @@ class Images:
         """Move images and digits to a device."""
         return replace(self, images=self.images.to(device), digits=self.digits.to(device))
 
-    @functools.cached_property
     def fingerprint(self) -> str:
         """Return the first 16 hexadecimal digits of the SHA-256 of the images."""
         return hashlib.sha256(self.images.cpu().numpy().tobytes()).hexdigest()[:16]
@@ -214,6 +212,8 @@ def _copies(files: list[Path], name: str) -> list[Path]:
 
 def _download(class_name: str, data_dir: str | Path, folder: Path) -> str:
     """Download a data set with torchvision, and return in one line why that failed, if it did."""
+    import torchvision.datasets  # which takes a second, and is needed for this alone
+
     created = [each for each in (folder, *folder.parents) if not each.exists()]
     usual_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SOCKET_TIMEOUT)

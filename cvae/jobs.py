@@ -65,8 +65,9 @@ def run_side_by_side(config: Config, num_jobs: int) -> list[str]:
                 (number, (seed, n)), place = waiting.pop(0), free.pop(0)
                 at_a_time = len(runs) - last if number >= last else num_jobs
                 threads = max(1, torch.get_num_threads() // at_a_time)
-                connection, process = _start(config, seed, n, threads, place)
-                running[connection] = process, place, config.run_name(seed, n)
+                with _without_interruption():
+                    connection, process = _start(config, seed, n, threads, place)
+                    running[connection] = process, place, config.run_name(seed, n)
             log: Any
             for log in wait(list(running)):
                 try:
@@ -77,8 +78,8 @@ def run_side_by_side(config: Config, num_jobs: int) -> list[str]:
                     free.append(place)
                     if code := process.exitcode:
                         failed.append(name)
-                        cause = f"ended by {signal.Signals(-code).name}" if code < 0 else "failed"
-                        logger.error("%s: %s; other runs continue", name, cause)
+                        cause = f": ended by {signal.Signals(-code).name}" if code < 0 else ""
+                        logger.error("%s: failed%s; other runs continue", name, cause)
                 else:
                     logger.handle(record)
     finally:
@@ -96,19 +97,18 @@ def _start(
     here, there = context.Pipe(duplex=False)
     arguments = there, config, seed, n, threads, place, logger.level
     process = context.Process(target=_run_in_child, args=arguments, daemon=True)
-    with _without_interruption():
-        process.start()
+    process.start()
     there.close()  # so that the end of the child is the end of the connection
     return here, process
 
 
 @contextlib.contextmanager
 def _without_interruption() -> Iterator[None]:
-    """Let a child start with Ctrl-C blocked, which a terminal sends to all processes."""
+    """Start a child whole, and with Ctrl-C blocked, which a terminal sends to all processes."""
     if not hasattr(signal, "pthread_sigmask"):  # as on Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
     try:
         yield
     finally:
@@ -121,6 +121,8 @@ def _run_in_child(
     """Do one run in this process, a child."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM])
     tqdm.set_lock(threading.RLock())  # its usual one would outlive a process that is killed
     logger.addHandler(_PipeHandler(log))  # type: ignore[arg-type]
     logger.setLevel(level)

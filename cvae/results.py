@@ -93,7 +93,7 @@ def open_checkpoint(config: Config, seed: int, n: int) -> Checkpoint:
     depends_on = {
         **config.trained_by,
         "dataset": data.dataset if data.dataset in DATASETS else "own images",  # wherever they lie
-        "images": [images.fingerprint for images in splits],
+        "images": [images.fingerprint() for images in splits],
         "image_shape": list(splits[0].images.shape[1:]),
         "seed": seed,
     }

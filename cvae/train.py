@@ -211,6 +211,7 @@ def _fit(
         with checkpoint.reading():
             saved = checkpoint.parts[part]
             history, best_weights = History(saved["epochs"], saved["snapshots"]), saved["best"]
+            net.load_state_dict(best_weights)
             if not finished():
                 net.load_state_dict(saved["weights"])
                 optimizer.load_state_dict(saved["optimizer"])
@@ -257,8 +258,8 @@ def _fit(
         if checkpoint is not None and distributed.is_main():
             saved = {"epochs": history.epochs, "snapshots": history.snapshots, "best": best_weights}
             if not finished():
-                saved |= {"weights": net.state_dict(), "optimizer": optimizer.state_dict()}
-                saved |= {"random": random_states}
+                state = {"weights": net.state_dict(), "optimizer": optimizer.state_dict()}
+                saved |= copy.deepcopy(state) | {"random": random_states}
             checkpoint.save(**{part: saved})
         _log_epoch(title, history, num_epochs)
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.distributions import Bernoulli
 
-from cvae import HIDDEN_1, HIDDEN_2
 from cvae.baseline import BaselineNet, MaskedBCELoss, missing_pixel_indices, missing_pixel_nll
 
+# of Pyro's own example
 TUTORIAL_SHAPES = {
     "fc1.weight": (500, 784),
     "fc1.bias": (500,),
@@ -16,9 +16,9 @@ TUTORIAL_SHAPES = {
 
 
 def test_default_weights_are_the_tutorials():
-    shapes = {name: tuple(value.shape) for name, value in BaselineNet().state_dict().items()}
-    assert shapes == TUTORIAL_SHAPES
-    assert (HIDDEN_1, HIDDEN_2) == (500, 500)
+    for net in (BaselineNet(), BaselineNet(500, 500)):
+        shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+        assert shapes == TUTORIAL_SHAPES
 
 
 @pytest.mark.parametrize("shape", [(5, 28, 28), (5, 1, 28, 28), (5, 784)])
@@ -32,30 +32,21 @@ def test_output_is_the_tutorials_formula(shape):
     torch.testing.assert_close(net(x), expected)
 
 
-def test_chosen_pixels_have_the_logits_of_the_whole(batch):
-    net, missing = BaselineNet(16, 12), missing_pixel_indices(batch["input"])
-    torch.testing.assert_close(
-        net.logits(batch["input"], missing), net.logits(batch["input"])[:, missing]
-    )
-
-
-def test_missing_pixels_are_found_by_value(batch):
-    missing = missing_pixel_indices(batch["input"])
-    assert (batch["input"].view(8, 784)[:, missing] == -1).all()
-    assert len(missing) == (batch["input"][0] == -1).sum() == (batch["output"][0] != -1).sum()
-    doubled = torch.where(batch["input"] == -1, -2, batch["input"])
-    assert torch.equal(missing_pixel_indices(doubled), missing)
+@pytest.mark.parametrize("mask_with", [-1, -2, 5, float("inf")])
+def test_missing_pixels_are_found_whatever_marks_them(batch, mask_with):
+    x = torch.where(batch["input"] == -1, mask_with, batch["input"])
+    missing = missing_pixel_indices(x)
+    assert (x.view(8, 784)[:, missing] == mask_with).all()
+    assert len(missing) == (x[0] == mask_with).sum() == (batch["output"][0] != -1).sum()
 
 
 @pytest.mark.parametrize("masked_with", [-1, -3, float("inf")])
 def test_loss_is_the_bernoulli_likelihood_of_the_missing_pixels(batch, masked_with):
     target = torch.where(batch["output"] == -1, masked_with, batch["output"])
     probabilities = torch.rand(8, 784) * 0.98 + 0.01
-    scored = (batch["output"] != -1).view(8, 784)
-    likelihood = Bernoulli(probabilities, validate_args=False).log_prob(
-        batch["output"].view(8, 784)
-    )
-    expected = -(likelihood * scored).sum()
+    bernoulli = Bernoulli(probabilities, validate_args=False)
+    scores = bernoulli.log_prob(batch["output"].view(8, 784))
+    expected = -(scores * (batch["output"] != -1).view(8, 784)).sum()
     torch.testing.assert_close(MaskedBCELoss(masked_with)(probabilities, target), expected)
 
 
@@ -71,10 +62,8 @@ def test_training_and_scoring_have_the_same_loss_whatever_marks_missing_pixels(b
 def test_predictions_of_known_pixels_do_not_matter(batch):
     loss, known = MaskedBCELoss(), (batch["output"] == -1).view(8, 784)
     predictions = torch.rand(8, 784, requires_grad=True)
-    other = torch.where(known, torch.rand(8, 784), predictions)
-    torch.testing.assert_close(loss(predictions, batch["output"]), loss(other, batch["output"]))
     (gradient,) = torch.autograd.grad(loss(predictions, batch["output"]), predictions)
-    assert (gradient[known] == 0).all() and gradient[~known].abs().sum() > 0
+    assert (gradient[known] == 0).all() and (gradient[~known] != 0).any()
 
 
 def test_saturated_predictions_stay_finite(batch):
@@ -85,9 +74,7 @@ def test_saturated_predictions_stay_finite(batch):
     assert value.isfinite() and gradient.isfinite().all()
     net = BaselineNet(16, 12)
     with torch.no_grad():
-        net.fc3.bias[:] = 1e4
+        net.fc3.bias.fill_(1e4)
     nll = missing_pixel_nll(net, batch["input"], batch["output"])
-    nll.sum().backward()
-    assert nll.isfinite().all() and all(
-        p.grad is not None and p.grad.isfinite().all() for p in net.parameters()
-    )
+    gradients = torch.autograd.grad(nll.sum(), list(net.parameters()))
+    assert nll.isfinite().all() and all(each.isfinite().all() for each in gradients)

@@ -52,8 +52,7 @@ def test_mistakes_in_the_code_keep_their_traceback():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_signal_stops_the_run_whatever_a_library_makes_of_it(capsys, number, overwrite):
+def test_signal_stops_the_run_whatever_a_library_makes_of_it(capsys, number):
     def run(_: Config) -> None:
         try:
             os.kill(os.getpid(), number)
@@ -61,11 +60,10 @@ def test_signal_stops_the_run_whatever_a_library_makes_of_it(capsys, number, ove
             raise RuntimeError("a callback failed") from error
 
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    assert exit_status(run, Config(overwrite=overwrite)) == 128 + number
+    assert exit_status(run, Config(overwrite=True)) == 128 + number
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"main.py: stopped by {number.name}: the same command")
-    assert ("without --overwrite" in line) == overwrite
+    assert f"main.py: stopped by {number.name}: the same command without --overwrite " in line
 
 
 def test_any_thread_can_run():
@@ -95,15 +93,6 @@ def test_bar_is_for_terminals_and_lines_stand_above_it(monkeypatch, terminal, qu
     for line in written.split("\n"):
         if line.endswith(("a line", "a warning")):  # after the bar was wiped
             assert line.rpartition("\r")[2] in ("a line", "a warning")
-
-
-def test_log_is_as_before_afterwards(capsys):
-    before = (list(logger.handlers), logger.level)
-    with pytest.raises(RuntimeError), show_log(quiet=False):
-        raise RuntimeError
-    assert (list(logger.handlers), logger.level) == before
-    logger.info("to nobody")
-    assert not capsys.readouterr().out
 
 
 def test_output_that_can_not_be_written_ends_the_run(tmp_path, monkeypatch, capsys):

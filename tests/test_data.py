@@ -1,4 +1,5 @@
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,7 +213,12 @@ def originals(loader):
 
 
 def test_processes_validate_with_their_shards(random_digits):
-    options = {"dataset": "mnist", "val_batch_size": 15, "holdout": 10, "world_size": 2}
+    options: dict[str, Any] = {
+        "dataset": "mnist",
+        "val_batch_size": 15,
+        "holdout": 10,
+        "world_size": 2,
+    }
     ranks = [get_data(2, 8, rank=rank, **options) for rank in (0, 1)]
     for split in ("val", "test"):
         whole = torch.cat([originals(dataloaders[split]) for _, dataloaders, _ in ranks])

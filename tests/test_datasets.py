@@ -215,7 +215,12 @@ def test_silent_server_does_not_hang_the_download(tmp_path, monkeypatch):
 
 def test_files_are_read_once_until_one_changes(raw, monkeypatch):
     reads, read_bytes = [], Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda file: reads.append(file) or read_bytes(file))
+
+    def counted(file):
+        reads.append(file)
+        return read_bytes(file)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
     first, again = (load_images("mnist", raw.parents[1]) for _ in range(2))
     assert first[0].images is again[0].images and len(reads) == 4
     os.utime(reads[0], ns=(0, 0))

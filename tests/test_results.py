@@ -86,7 +86,9 @@ def test_diagnostics_are_shown_on_request(config, tmp_path):
 def test_holdout_gives_a_validation_and_a_test_column(config):
     config = replace(config, data=replace(config.data, holdout=1000))
     save_run(config, 7, 1, 9, splits=("val", "test"))
-    table, _ = write_results(config, 7)
+    written = write_results(config, 7)
+    assert written is not None
+    table, _ = written
     assert list(table.values.columns) == ["1 quadrant, validation", "1 quadrant, test"]
     decided = "validation: MNIST test set (1,000 images), which decided when to stop training; "
     assert decided + "test: other images (2,000 images); " in table.caption

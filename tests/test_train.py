@@ -1,227 +1,315 @@
 import copy
+import itertools
 import math
+from typing import Any
 
 import pyro
 import pytest
 import torch
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from torch import nn
 
 from cvae.baseline import BaselineNet, MaskedBCELoss
-from cvae.choices import PRECISIONS, SCHEDULES
-from cvae.errors import TrainingError
-from cvae.images.loader import make_loader
+from cvae.checkpoint import Checkpoint, FileError
+from cvae.config import TrainingConfig
+from cvae.data import make_loader
 from cvae.model import CVAE
-from cvae.train import EarlyStopping, train_baseline, train_cvae
-from cvae.training.history import History
-from cvae.training.settings import TrainingSettings
+from cvae.train import EarlyStopping, History, TrainingError, train_baseline, train_cvae
 
-from .conftest import HIDDEN_1, HIDDEN_2, Z_DIM
+from .conftest import HIDDEN_1, HIDDEN_2, Z_DIM, assert_same_weights
+
+both_elbos = pytest.mark.parametrize("elbo", [TraceMeanField_ELBO, Trace_ELBO])
+PATIENT: dict[str, Any] = dict(early_stop_patience=99, learning_rate=1e-2)
 
 
-def train_on_few(few, cvae_epochs=30, **options):
+def small_nets(dropout=0.0):
     baseline = BaselineNet(HIDDEN_1, HIDDEN_2)
-    baseline_history = train_baseline(
-        baseline, few, TrainingSettings(learning_rate=1e-2, num_epochs=15)
-    )
+    baseline.relu = nn.Sequential(nn.ReLU(), nn.Dropout(dropout))  # type: ignore[assignment]
     cvae = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, baseline)
-    frozen = copy.deepcopy(baseline.state_dict())
-    history = train_cvae(
-        cvae, few, TrainingSettings(learning_rate=1e-2, num_epochs=cvae_epochs), **options
-    )
-    return cvae, frozen, baseline_history, history
+    cvae.recognition_net.activation = nn.Sequential(nn.ReLU(), nn.Dropout(dropout))
+    return baseline, cvae
 
 
-@pytest.fixture
-def few(real_digits):
-    """The same 20 images to train on and to validate."""
-    datasets, _, _ = real_digits
-    dataset = datasets["train"]
-    dataset.original = dataset.original.select(range(20))
-    return {"train": make_loader(dataset, 8, shuffle=True), "val": make_loader(dataset, 8)}
+class ScriptedELBO(TraceMeanField_ELBO):
+    """Trains as ever, and validates to what it is told; the weights of every epoch are recorded."""
+
+    def __init__(self, cvae, val):
+        super().__init__()
+        self.cvae, self.val, self.weights = cvae, iter(val), []
+
+    def loss(self, model, guide, xs, ys):
+        super().loss(model, guide, xs, ys)
+        self.weights.append(copy.deepcopy(self.cvae.state_dict()))
+        return len(xs) * next(self.val)
 
 
 @pytest.mark.parametrize(
-    "patience, val, epochs",
+    "patience, val, epochs, best",
     [
-        (1, [3, 2, 2, 1], 3),
-        (2, [3, 4, 2, 3, 3, 1], 5),
-        (3, [1, 2, 3, 4], 4),
-        (5, [4, 3, 2, 1], None),
-        (2, [2, 1, 1, 1, 0], 4),  # an equal loss is not a lower one
+        (1, [3, 2, 2, 1], 3, 2),
+        (2, [3, 4, 2, 3, 3, 1], 5, 3),
+        (3, [1, 2, 3, 4], 4, 1),
+        (9, [4, 3, 2, 1], 4, 4),
+        (2, [2, 1, 1, 1, 0], 4, 2),  # an equal loss is not a lower one
     ],
 )
-def test_early_stopping_waits_for_its_patience(patience, val, epochs):
-    stops = [
-        EarlyStopping(patience)(History([{"val": loss} for loss in val[:n]]))
-        for n in range(len(val) + 1)
-    ]
-    assert stops.index(True) == epochs if epochs else not any(stops)
+def test_training_stops_early_with_the_weights_of_the_best_epoch(few, patience, val, epochs, best):
+    _, cvae = small_nets()
+    few["val"] = make_loader(few["val"].dataset, 20)
+    elbo = ScriptedELBO(cvae, val)
+    training = TrainingConfig(num_epochs=len(val), early_stop_patience=patience)
+    history = train_cvae(cvae, few, training, elbo=elbo)
+    assert [epoch["val"] for epoch in history.epochs] == val[:epochs]
+    assert (history.best_epoch, history.best_loss) == (best, val[best - 1])
+    assert history.seconds == sum(epoch["seconds"] for epoch in history.epochs) > 0
+    for name, value in cvae.state_dict().items():
+        assert torch.equal(value, elbo.weights[best - 1][name])
+    assert not torch.equal(cvae.prior_net.fc1.weight, elbo.weights[-1]["prior_net.fc1.weight"]) or (
+        best == epochs
+    )
 
 
-@pytest.mark.parametrize("elbo", [TraceMeanField_ELBO, Trace_ELBO])
+def test_nothing_stops_before_the_first_epoch():
+    assert History().best_epoch == 0 and not EarlyStopping(1)(History())
+
+
+@both_elbos
 def test_losses_fall_on_few_images_and_the_baseline_stays(few, elbo):
-    cvae, frozen, baseline_history, history = train_on_few(few, elbo=elbo())
-    for epochs in (baseline_history.epochs, history.epochs):
+    """And parameters of other models stay where they are."""
+    pyro.param("somebody's", torch.ones(2))
+    baseline, cvae = small_nets()
+    history = train_baseline(baseline, few, TrainingConfig(num_epochs=15, **PATIENT))
+    frozen = copy.deepcopy(baseline)
+    cvae_history = train_cvae(cvae, few, TrainingConfig(num_epochs=30, **PATIENT), elbo=elbo())
+    for epochs in (history.epochs, cvae_history.epochs):
         assert epochs[-1]["train"] < 0.5 * epochs[0]["train"]
         assert epochs[-1]["val"] < 0.5 * epochs[0]["val"]
-    assert all(
-        torch.equal(value, frozen[name]) for name, value in cvae.baseline_net.state_dict().items()
-    )
-    assert not pyro.get_param_store().keys()
-
-
-def test_terms_of_the_validation_loss_are_shown_apart(few):
-    _, _, baseline_history, history = train_on_few(few, cvae_epochs=2)
-    for epoch in history.epochs:
-        assert epoch["val"] == pytest.approx(epoch["reconstruction"] + epoch["kl"])
-        assert epoch["kl"] > 0
-    assert "kl" not in baseline_history.epochs[0]
+    assert "kl" in cvae_history.epochs[0] and "kl" not in history.epochs[0]
+    assert_same_weights(cvae.baseline_net, frozen)
+    assert list(pyro.get_param_store()) == ["somebody's"]
+    assert not cvae.training and not baseline.training
 
 
 def test_losses_are_summed_over_images_and_divided_once(few):
-    net = BaselineNet(HIDDEN_1, HIDDEN_2)
-    by_8 = train_baseline(net, few, TrainingSettings(learning_rate=1e-30, num_epochs=1)).epochs[0]
-    at_once = {"train": few["train"], "val": make_loader(few["val"].dataset, 20)}
-    by_20 = train_baseline(
-        net, at_once, TrainingSettings(learning_rate=1e-30, num_epochs=1)
-    ).epochs[0]
-    assert by_8["val"] == pytest.approx(by_20["val"], rel=1e-6)  # batches of 8, 8 and 4, or of 20
+    still, (net, _) = TrainingConfig(num_epochs=1, learning_rate=1e-30), small_nets()
+    by_8 = train_baseline(net, few, still).epochs[0]  # batches of 8, 8 and 4
+    few["val"] = make_loader(few["val"].dataset, 20)
+    by_20 = train_baseline(net, few, still).epochs[0]
+    assert by_8["val"] == pytest.approx(by_20["val"], rel=1e-6)
     assert by_8["train"] == pytest.approx(by_8["val"], rel=1e-6)
 
 
-def test_same_seed_gives_the_same_weights(real_digits):
-    def weights():
+def test_same_seed_gives_the_same_weights(few):
+    nets = []
+    for _ in range(2):
         pyro.set_rng_seed(3)
-        datasets, _, _ = real_digits
-        few = {
-            "train": make_loader(datasets["train"], 50, shuffle=True),
-            "val": make_loader(datasets["val"], 50),
-        }
-        return train_on_few(few, cvae_epochs=1)[0].state_dict()
-
-    first, second = weights(), weights()
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
+        baseline, cvae = small_nets(dropout=0.5)
+        train_baseline(baseline, few, TrainingConfig(num_epochs=2))
+        train_cvae(cvae, few, TrainingConfig(num_epochs=2))
+        nets.append(cvae)
+    assert_same_weights(*nets)
 
 
-def test_loss_that_is_not_finite_stops_the_run(few):
-    net = BaselineNet(HIDDEN_1, HIDDEN_2)
-    cvae = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, copy.deepcopy(net))
-    with torch.no_grad():
-        net.fc2.weight[0, 0] = math.nan
-        cvae.prior_net.fc31.bias[0] = math.inf
-    with pytest.raises(
-        TrainingError, match="epoch 1/50: the training loss is nan.*--learning-rate"
-    ):
-        train_baseline(net, few)
-    with pytest.raises(TrainingError, match="the training loss is (inf|nan)"):
-        train_cvae(cvae, few)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_loss_that_is_not_finite_names_its_run_epoch_and_split(few, split):
+    net, cvae = small_nets()
+    elbo = ScriptedELBO(cvae, [9.0] * 3 + [math.nan] * 3)
+    if split == "train":
+        with torch.no_grad():
+            net.fc2.weight[0, 0] = math.nan
+        problem = "^1 quadrant, baseline, epoch 1/7: the train loss is nan: .*--learning-rate$"
+        with pytest.raises(TrainingError, match=problem):
+            train_baseline(net, few, TrainingConfig(num_epochs=7), name="1 quadrant")
+    else:
+        with pytest.raises(TrainingError, match="^CVAE, epoch 2/7: the val loss is nan"):
+            train_cvae(cvae, few, TrainingConfig(num_epochs=7), elbo=elbo)
 
 
 def test_baseline_takes_the_steps_of_the_tutorials_loss(few):
-    """Training scores the missing pixels only, and yet moves the weights as the tutorial's masked loss would."""
+    """Only the missing pixels are computed; the weights move as by the tutorial's masked loss."""
     few["train"] = few["val"]  # the same order for both
-    net = BaselineNet(HIDDEN_1, HIDDEN_2)
+    net, _ = small_nets()
     whole, masked_loss = copy.deepcopy(net), MaskedBCELoss()
-    history = train_baseline(net, few, TrainingSettings(learning_rate=1e-3, num_epochs=3))
-    optimizer = torch.optim.Adam(whole.parameters(), lr=1e-3)
+    history = train_baseline(net, few, TrainingConfig(num_epochs=3))
+    optimizer = torch.optim.Adam(whole.requires_grad_(True).parameters(), lr=1e-3)
     for batch in [*few["train"]] * 3:
         optimizer.zero_grad()
         masked_loss(whole(batch["input"]), batch["output"]).backward()
         optimizer.step()
-    for name, value in whole.state_dict().items():
-        torch.testing.assert_close(
-            net.state_dict()[name], value, rtol=0, atol=1e-5
-        )  # of 9 steps of 1e-3
-    loss = (
-        sum(masked_loss(net(batch["input"]), batch["output"]).item() for batch in few["val"]) / 20
-    )
-    assert history.epochs[-1]["val"] == pytest.approx(loss, rel=1e-5)
+    for name, value in whole.state_dict().items():  # after 9 steps of 1e-3
+        torch.testing.assert_close(net.state_dict()[name], value, rtol=0, atol=1e-5)
+    losses = [masked_loss(net(batch["input"]), batch["output"]).item() for batch in few["val"]]
+    assert history.epochs[-1]["val"] == pytest.approx(sum(losses) / 20, rel=1e-5)
 
 
-@pytest.mark.parametrize("elbo", [TraceMeanField_ELBO, Trace_ELBO])
+@both_elbos
 def test_cvae_takes_the_steps_of_pyros_svi(few, elbo):
     few["train"] = few["val"]
-    cvae = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2)
+    _, cvae = small_nets()
     by_svi = copy.deepcopy(cvae)
     pyro.set_rng_seed(0)
-    train_cvae(cvae, few, TrainingSettings(num_epochs=1), elbo=elbo())
+    train_cvae(cvae, few, TrainingConfig(num_epochs=1), elbo=elbo())
     pyro.set_rng_seed(0)
     svi = pyro.infer.SVI(by_svi.model, by_svi.guide, pyro.optim.Adam({"lr": 1e-3}), elbo())
-    with pyro.get_param_store().scope():
-        for batch in few["train"]:
-            svi.step(batch["input"], batch["output"])
+    for batch in few["train"]:
+        svi.step(batch["input"], batch["output"])
     for name, value in by_svi.state_dict().items():
         torch.testing.assert_close(cvae.state_dict()[name], value, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_every_schedule_trains_both_nets_to_the_end(few, schedule):
-    settings = TrainingSettings(
-        num_epochs=4, early_stop_patience=4, learning_rate=1e-2, schedule=schedule
-    )
-    net = BaselineNet(HIDDEN_1, HIDDEN_2)
-    assert len(train_baseline(net, few, settings).epochs) == 4
-    history = train_cvae(CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, net), few, settings)
-    assert history.epochs[-1]["train"] < history.epochs[0]["train"]
+@pytest.mark.parametrize("images", [4, 20])
+def test_gradients_of_the_mean_loss_are_clipped(few, images, monkeypatch):
+    """A plain gradient step is as long as the greatest norm, times the images of the batch."""
+    sgd = torch.optim.SGD
+    monkeypatch.setattr("cvae.optimizer.AdamW", lambda parameters, **_: sgd(parameters, lr=1))
+    few["train"] = make_loader(torch.utils.data.Subset(few["val"].dataset, range(images)), images)
+    _, cvae = small_nets()
+    before = nn.utils.parameters_to_vector(cvae.parameters()).detach()
+    train_cvae(cvae, few, TrainingConfig(num_epochs=1, max_grad_norm=0.01))
+    moved = nn.utils.parameters_to_vector(cvae.parameters()).detach() - before
+    assert moved.norm().item() == pytest.approx(0.01 * images, rel=1e-2)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_precision_is_that_of_the_matrix_products_in_training_alone(few, precision):
-    net, settings = (
-        BaselineNet(HIDDEN_1, HIDDEN_2),
-        TrainingSettings(num_epochs=1, precision=precision),
-    )
-    cvae = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, net)
-    inside: set = set()
-    outside: set = set()
-    few["train"].dataset.cache_baseline_predictions(cvae.baseline_predictions)
+    net, cvae = small_nets()
+    training = TrainingConfig(num_epochs=1, precision=precision)
+    inside: set[Any] = set()
+    outside: set[Any] = set()
     for module in (net, cvae.prior_net, cvae.recognition_net, cvae.generation_net):
-        module.fc1.register_forward_hook(
-            lambda _, __, out: inside.add((torch.is_grad_enabled(), out.dtype))
-        )
-        module.register_forward_hook(
-            lambda _, __, out: outside.update(value.dtype for value in out)
-        )
-    train_baseline(net, few, settings)
-    train_cvae(cvae, few, settings)
-    assert inside == {(True, getattr(torch, precision)), (False, torch.float32)}
-    assert outside == {torch.float32}
+        products = lambda _, __, out: inside.add((torch.is_grad_enabled(), out.dtype))  # noqa: E731
+        module.fc1.register_forward_hook(products)
+        module.register_forward_hook(lambda _, __, out: outside.update(each.dtype for each in out))
+    train_baseline(net, few, training)
+    train_cvae(cvae, few, training)
+    expected = {(True, getattr(torch, precision)), (False, torch.float32)}
+    # the frozen baseline's products of the CVAE's training are without gradients
+    assert inside - {(False, torch.bfloat16)} == expected and outside == {torch.float32}
     assert {value.dtype for value in cvae.state_dict().values()} == {torch.float32}
 
 
 def test_losses_hardly_depend_on_the_precision(real_digits):
-    _, loaders, _ = real_digits
-
     def losses(precision):
         torch.manual_seed(0)
-        settings = TrainingSettings(num_epochs=3, precision=precision)
-        net = BaselineNet(50, 50)
-        histories = [train_baseline(net, loaders, settings)]
-        histories.append(train_cvae(CVAE(10, 50, 50, net), loaders, settings))
-        return [
-            epoch[key]
-            for history in histories
-            for epoch in history.epochs
-            for key in ("train", "val")
-        ]
+        training, net = TrainingConfig(num_epochs=2, precision=precision), BaselineNet(50, 50)
+        histories = [train_baseline(net, real_digits[1], training)]
+        histories.append(train_cvae(CVAE(10, 50, 50, net), real_digits[1], training))
+        return [e[key] for history in histories for e in history.epochs for key in ("train", "val")]
 
     exact, rounded = losses("float32"), losses("bfloat16")
     assert rounded == pytest.approx(exact, rel=0.02) and rounded != exact
 
 
-@pytest.mark.parametrize("images", [4, 20])
-def test_gradients_of_the_mean_loss_are_clipped(few, images, monkeypatch):
-    """A plain gradient step is as long as the greatest norm allows, times the images that the loss sums over."""
-    monkeypatch.setattr("cvae.training.optimizer.AdamW", gradient_descent)
-    dataset = few["train"].dataset
-    dataset.original = dataset.original.select(range(images))
-    few["train"] = make_loader(dataset, images)
-    cvae = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2)
-    before = torch.nn.utils.parameters_to_vector(cvae.parameters()).detach()
-    train_cvae(cvae, few, TrainingSettings(num_epochs=1, max_grad_norm=0.01))
-    moved = torch.nn.utils.parameters_to_vector(cvae.parameters()).detach() - before
-    assert moved.norm().item() == pytest.approx(0.01 * images, rel=1e-2)
+def test_no_step_of_the_baseline_waits_for_its_loss(few, monkeypatch):
+    """On a GPU, reading it would stop the queue: all are read after the epoch's last step."""
+    (net, _), as_float, events = small_nets(), torch.Tensor.__float__, []
+
+    def read(loss):
+        events.append("read")
+        return as_float(loss)
+
+    for method in ("item", "__float__"):
+        monkeypatch.setattr(torch.Tensor, method, read)
+    net.fc1.register_forward_pre_hook(lambda *_: events.extend(["step"] * net.training))
+    train_baseline(net, few, TrainingConfig(num_epochs=2))
+    # the first read of an epoch is of a seed for the order of the images
+    assert [key for key, _ in itertools.groupby(events)] == ["read", *["step", "read"] * 2]
 
 
-def gradient_descent(parameters, **_):
-    return torch.optim.SGD(parameters, lr=1)
+class Interrupted(Exception):
+    pass
+
+
+class InterruptedCheckpoint(Checkpoint):
+    """Interrupts training once so many epochs are saved."""
+
+    def __init__(self, path, after):
+        path.unlink(missing_ok=True)
+        super().__init__(path, {})
+        self.after = after
+
+    def save(self, **parts):
+        super().save(**parts)
+        if len(next(iter(parts.values()))["epochs"]) == self.after:
+            raise Interrupted
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
+@pytest.mark.parametrize("train", [train_baseline, train_cvae])
+def test_training_interrupted_at_any_epoch_ends_as_if_it_had_not_been(
+    few, tmp_path, train, schedule
+):
+    """Epochs depend on shuffled batches, dropout, moments and the learning rate."""
+    training = TrainingConfig(num_epochs=4, schedule=schedule, weight_decay=0.1, **PATIENT)
+
+    def run(seed, checkpoint=None):
+        pyro.set_rng_seed(seed)
+        nets = small_nets(dropout=0.5)
+        net = nets[0 if train is train_baseline else 1]
+        history = train(net, few, training, checkpoint=checkpoint)
+        return net, [(epoch["train"], epoch["val"]) for epoch in history.epochs]
+
+    whole, expected = run(0)
+    assert len(set(expected)) == 4
+    for after in range(1, 5):
+        path = tmp_path / "checkpoint.pt"
+        with pytest.raises(Interrupted):
+            run(0, InterruptedCheckpoint(path, after))
+        net, epochs = run(after, Checkpoint(path, {}))  # from other weights and random numbers
+        assert epochs == expected
+        assert_same_weights(net, whole)
+
+
+def test_snapshots_are_taken_after_each_epoch_and_resumed(few, tmp_path):
+    path, training = tmp_path / "checkpoint.pt", TrainingConfig(num_epochs=4, **PATIENT)
+    interrupted = InterruptedCheckpoint(path, after=2)
+    with pytest.raises(Interrupted):
+        train_cvae(small_nets()[1], few, training, checkpoint=interrupted, snapshot=torch.tensor)
+    options: dict[str, Any] = dict(
+        checkpoint=Checkpoint(path, {}), snapshot=lambda epoch: torch.tensor(10 * epoch)
+    )
+    history = train_cvae(small_nets()[1], few, training, **options)
+    assert [snapshot.item() for snapshot in history.snapshots] == [1, 2, 30, 40]
+
+
+@pytest.mark.parametrize(
+    "keys, value",
+    [
+        (["epochs"], 3),
+        (["weights", "prior_net.fc1.bias"], torch.ones(7)),
+        (["optimizer", "moments", "theirs"], {}),
+        (["random"], [{"cpu": torch.zeros(3)}]),
+    ],
+)
+def test_part_that_does_not_fit_is_refused_by_name(few, tmp_path, keys, value):
+    path, training = tmp_path / "checkpoint.pt", TrainingConfig(num_epochs=4)
+    with pytest.raises(Interrupted):
+        train_cvae(small_nets()[1], few, training, checkpoint=InterruptedCheckpoint(path, after=1))
+    checkpoint = Checkpoint(path, {})
+    content = checkpoint.parts["CVAE"]
+    for key in keys[:-1]:
+        content = content[key]
+    content[keys[-1]] = value
+    with pytest.raises(FileError, match="checkpoint.pt is damaged, or of another version"):
+        train_cvae(small_nets()[1], few, training, checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize(
+    "num_epochs, min_steps, steps_per_epoch, epochs",
+    [(3, 0, 1, 3), (3, 640, 469, 3), (3, 640, 32, 20), (3, 640, 33, 20), (3, 640, 1, 60)],
+)
+def test_epochs_are_multiplied_on_a_small_data_set(num_epochs, min_steps, steps_per_epoch, epochs):
+    training = TrainingConfig(num_epochs=num_epochs, min_steps=min_steps)
+    assert training.epochs(steps_per_epoch) == epochs
+
+
+def test_training_has_so_many_epochs(few):
+    training = TrainingConfig(num_epochs=2, min_steps=13, schedule="one-cycle", **PATIENT)
+    assert len(train_baseline(small_nets()[0], few, training).epochs) == 5  # of 3 steps each
+
+
+@pytest.mark.parametrize("wrong", [{"schedule": "cosine"}, {"precision": "float16"}])
+def test_unknown_names_are_refused(wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"unknown {name} '{value}'; choose "):
+        TrainingConfig(**wrong)

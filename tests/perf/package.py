@@ -1,46 +1,67 @@
-"""This package's epochs and estimates, as ``main.py`` runs them."""
+"""Epochs and table of this package, or of an older version of it, as ``main.py`` makes them.
 
-from cvae.baseline import BaselineNet
-from cvae.data import VALIDATION_BATCH_SIZE, get_data
-from cvae.estimators import baseline_nll, estimate_cll, monte_carlo
-from cvae.images.loader import make_loader
-from cvae.model import CVAE
-from cvae.train import train_baseline, train_cvae
-from cvae.training.settings import TrainingSettings
+    python tests/perf/package.py CHECKOUT DATA_DIR IMAGES QUADRANTS
+
+answers each line of its input, the name of a task, with the seconds that it took.
+"""
+
+import sys
+import time
+from importlib import import_module
+from typing import Any
+
+TASKS = ("baseline_epoch", "cvae_epoch", "table")
 
 
 class Package:
-    """Epochs and estimates over the first images of MNIST, one known quadrant.
+    """Epochs and table over the first images of MNIST; a sixth as many validate."""
 
-    Args:
-        root: folder that holds ``MNIST/raw``.
-        images: how many to train on; at most 10,000 validate.
-        hidden: units of each hidden layer.
-    """
+    def __init__(self, root: str, images: int = 60_000, num_quadrant_inputs: int = 1) -> None:
+        # Here, for the probe to choose which version is imported.
+        from cvae import data, estimators, train
+        from cvae.baseline import BaselineNet
+        from cvae.model import CVAE
 
-    def __init__(self, root: str, images: int = 60_000, hidden: int = 500) -> None:
-        self.datasets, self.loaders, _ = get_data(
-            1, 128, dataset="mnist", data_dir=root, subset=images
-        )
-        val = self.datasets["val"]
-        val.original = val.original.select(slice(images // 6))
-        self.loaders["val"] = make_loader(self.datasets["val"], VALIDATION_BATCH_SIZE)
-        self.baseline = BaselineNet(hidden, hidden)
-        self.cvae = CVAE(200, hidden, hidden, self.baseline)
-        for data in self.datasets.values():
-            data.cache_baseline_predictions(self.cvae.baseline_predictions)
+        try:
+            config, loader = import_module("cvae.config").TrainingConfig, data
+        except ImportError:  # the layout of before
+            config = import_module("cvae.training.settings").TrainingSettings
+            loader = import_module("cvae.images.loader")
+        self.estimators, self.train, self.one_epoch = estimators, train, config(num_epochs=1)
+        options: Any = dict(dataset="mnist", data_dir=root)
+        few, _, _ = data.get_data(num_quadrant_inputs, 128, subset=images // 6, **options)
+        many, loaders, _ = data.get_data(num_quadrant_inputs, 128, subset=images, **options)
+        self.val = few["val"]
+        self.loaders = {"train": loaders["train"], "val": loader.make_loader(self.val, 1000)}
+        self.baseline = BaselineNet(500, 500)
+        self.cvae: Any = CVAE(200, 500, 500, self.baseline)
+        for each in (many["train"], self.val):
+            if hasattr(each, "cache_baseline_predictions"):
+                each.cache_baseline_predictions(self.cvae.baseline_predictions)
 
-    def baseline_epoch(self) -> None:
-        train_baseline(self.baseline, self.loaders, TrainingSettings(num_epochs=1))
+    def baseline_epoch(self) -> float:
+        history = self.train.train_baseline(self.baseline, self.loaders, self.one_epoch)
+        return history.epochs[0]["val"]
 
-    def cvae_epoch(self) -> None:
-        train_cvae(self.cvae, self.loaders, TrainingSettings(num_epochs=1))
+    def cvae_epoch(self) -> float:
+        return self.train.train_cvae(self.cvae, self.loaders, self.one_epoch).epochs[0]["val"]
 
-    def table(self, num_particles: int = 10) -> None:
-        baseline_nll(self.baseline, self.datasets["val"])
-        estimate_cll(
-            self.cvae, self.datasets["val"], num_particles=num_particles, reduction=monte_carlo
-        )
+    def table(self) -> float:
+        nll = self.estimators.baseline_nll(self.baseline, self.val)
+        bound = self.estimators.monte_carlo
+        self.estimators.estimate_cll(self.cvae, self.val, num_particles=10, reduction=bound)
+        return nll.mean().item()
 
-    def importance(self, num_particles: int = 100) -> None:
-        estimate_cll(self.cvae, self.datasets["val"], num_particles=num_particles)
+
+def seconds(way: Any, task: str) -> float:
+    start = time.perf_counter()
+    getattr(way, task)()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    checkout, data_dir, images, quadrants = sys.argv[1:]
+    sys.path.insert(0, checkout)
+    package = Package(data_dir, int(images), int(quadrants))
+    for line in sys.stdin:
+        print(seconds(package, line.strip()), flush=True)
