@@ -80,7 +80,9 @@ def train_and_evaluate(config: Config, seed: int, n: int) -> None:
     checkpoint = distributed.from_main(results.open_checkpoint, config, seed, n)
     evaluations = results.saved_evaluations(checkpoint, config)
     done = f"; done before, loaded from {checkpoint.path}" if evaluations else ""
-    logger.info("%s: %s, %s%s", name, results.describe(datasets), device, done)
+    classes = datasets["train"].source.num_classes
+    images = f"{results.describe(datasets)}, {classes} class{'es' * (classes > 1)}"
+    logger.info("%s: %s, %s%s", name, images, device, done)
 
     # The baseline: a deterministic network with one prediction for each image.
     seed_stage(seed, "baseline")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = ["ACTIVATIONS", "DATASETS", "FILES", "GENERATION_INPUTS", "RECIPES", "SEED_FOLDER"]
-__all__ += ["VAL_FRACTION", "Config", "DataConfig", "EvaluationConfig", "ModelConfig"]
+__all__ += ["VAL_FRACTION", "Config", "DataError", "DataConfig", "EvaluationConfig", "ModelConfig"]
 __all__ += ["TrainingConfig", "UsageError", "make_config"]
 
 DATASETS = ("mnist", "fashion-mnist", "kmnist", "mnist-5k")
@@ -47,6 +47,10 @@ class UsageError(ValueError):
     """The command line or an argument asks for something that cannot be done."""
 
 
+class DataError(RuntimeError):
+    """The data set is missing, damaged or cannot be downloaded."""
+
+
 def option(default: Any, help: str, *flags: str, **options: Any) -> Any:
     """Make a field with its flag, which has the field's own name and perhaps a short form."""
     return field(default=default, metadata={"help": help, "flags": flags, "options": options})
@@ -73,6 +77,7 @@ def dataset_name(text: str) -> str:
     """Check the name of a data set; the path of one's own images becomes absolute."""
     if text in ("auto", *DATASETS):
         return text
+    text = os.path.expanduser(text)
     if os.path.isdir(text) or (os.path.isfile(text) and text.endswith(".npz")):
         return os.path.abspath(text)
     names = f"auto, {', '.join(DATASETS)}"
@@ -84,6 +89,7 @@ def folder(text: str) -> Path:
     """Check the name of a folder, which need not exist."""
     if not text.strip():
         raise argparse.ArgumentTypeError("the name of the folder is empty")
+    text = os.path.expanduser(text)
     if os.path.lexists(text) and not os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"{text} is not a folder")
     return Path(text)
@@ -112,7 +118,9 @@ class DataConfig:
         metavar="NAME",
     )
     data_dir: Path = option(Path("data"), "folder of the data sets' files", **DIR)
-    val_fraction: float = option(VAL_FRACTION, "your own images that validate", type=fraction)
+    val_fraction: float | None = option(
+        None, "of your own images, which validates if they bring no split; else 1/6", type=fraction
+    )
     subset: int | None = option(None, "use only the first N images of each split", type=positive)
     holdout: int = option(
         0,

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import logging
-import math
 import multiprocessing
 import os
 import signal
@@ -21,7 +20,6 @@ from tqdm import tqdm
 
 from cvae.config import (
     RECIPES,
-    VAL_FRACTION,
     Config,
     DataConfig,
     EvaluationConfig,
@@ -32,7 +30,14 @@ from cvae.config import (
     number,
 )
 
-__all__ = ["EXPECTED_ERRORS", "epoch_bar", "exit_status", "make_parser", "one_line"]
+__all__ = [
+    "EXPECTED_ERRORS",
+    "OneLineParser",
+    "epoch_bar",
+    "exit_status",
+    "make_parser",
+    "one_line",
+]
 __all__ += ["parse_args", "show_log"]
 
 logger = logging.getLogger("cvae")
@@ -40,8 +45,18 @@ logger = logging.getLogger("cvae")
 EXPECTED_ERRORS = (OSError, RuntimeError, MemoryError, UsageError)  # their message is enough
 
 
-class _Parser(argparse.ArgumentParser):
-    """Print in one line what is wrong, without the usage."""
+class OneLineParser(argparse.ArgumentParser):
+    """Print in one line what is wrong, without the usage.
+
+    Args:
+        prog: name of the program.
+        description: stands at the top of the help.
+        options: further arguments of ``ArgumentParser``.
+    """
+
+    def __init__(self, prog: str, description: str | None, **options: Any) -> None:
+        raw = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog, description=description, formatter_class=raw, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (--help lists all flags)\n")
@@ -53,12 +68,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     Args:
         description: stands at the top of the help.
     """
-    parser = _Parser(
-        prog="main.py",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,  # flags that are not given leave no value behind
-    )
+    # Flags that are not given leave no value behind.
+    parser = OneLineParser("main.py", description, argument_default=argparse.SUPPRESS)
     for cls in (Config, DataConfig, TrainingConfig, ModelConfig, EvaluationConfig):
         group = parser.add_argument_group(cls.__name__.removesuffix("Config").lower() or "run")
         for each in fields(cls):
@@ -109,8 +120,8 @@ def _defaults(name: str, usual: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    words: dict[Any, str] = {VAL_FRACTION: "1/6", math.inf: "none"}
-    return " ".join(map(str, value)) if isinstance(value, tuple) else words.get(value, str(value))
+    text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return "none" if text == "inf" else text
 
 
 def exit_status(run: Callable[[Config], None], config: Config) -> int:

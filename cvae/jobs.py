@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -24,6 +25,8 @@ __all__ = ["choose_jobs", "run_side_by_side"]
 
 logger = logging.getLogger("cvae")
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds in a period of so many, or max
+
 
 def choose_jobs(config: Config, device: torch.device) -> int:
     """Return how many runs to do at a time, at most as many as there are.
@@ -35,8 +38,18 @@ def choose_jobs(config: Config, device: torch.device) -> int:
         return 1
     if distributed.world_size() > 1:
         raise UsageError("--jobs is for a single process: start main.py without torchrun")
-    processors = {"cpu": torch.get_num_threads(), "cuda": torch.cuda.device_count()}
+    processors = {"cpu": usable_cores(), "cuda": torch.cuda.device_count()}
     return min(config.jobs or processors.get(device.type, 1), len(list(config.runs())))
+
+
+def usable_cores() -> int:
+    """Return how many CPU cores this process may use, by its affinity and its container's quota."""
+    affinity = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+    cores = len(affinity(0))
+    with contextlib.suppress(OSError, ValueError):  # of other systems, or without a quota
+        quota, period = CPU_QUOTA.read_text().split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
 
 
 def run_side_by_side(config: Config, num_jobs: int) -> list[str]:

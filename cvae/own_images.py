@@ -1,86 +1,100 @@
-"""Your own images: an ``.npz`` file, or a folder of PNG and JPEG files."""
+"""Your own images: an ``.npz`` file, or a folder of image files."""
 
 import os
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from cvae.datasets import DataError, Images
+from cvae.config import FILES, DataError
 
-__all__ = ["find_own_images", "load_own_images"]
+__all__ = ["find_own_images", "load_own_images", "read_image"]
 
-SPLIT_SEED = 0  # of the split, which is the same whatever the seed of the run
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WebP")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+SPLITS = {"train": "training", "val": "validation", "test": "test"}  # and their titles
+SPLIT_FOLDERS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+SPLIT_FOLDERS |= {split: split for split in SPLITS}
+SPLIT_ARRAYS = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))  # as MedMNIST and Keras name them
+RUN_FILES = {FILES["metrics"], *(FILES["checkpoint"].format(n=n) for n in (1, 2, 3))}
+SHUFFLE_SEED = 0
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL has it
-SUFFIXES = (".png", ".jpg", ".jpeg")
+
+Arrays = tuple[np.ndarray, np.ndarray]  # images, and a label for each
 
 
 def find_own_images(path: str | Path) -> list[Path]:
-    """List the files of your own images: the ``.npz`` file, or the PNG and JPEG files of a folder.
+    """List the files of your own images: the ``.npz`` file, or the image files of a folder.
+
+    Folders are searched breadth first in alphabetical order, links after the others.  A folder
+    that is reached a second time is skipped.  So are hidden files and folders, whose names start
+    with a dot, and folders that hold the files of a run, with all that is in them.
 
     Args:
-        path: the file or the folder, in which hidden files and folders, whose names start with
-            a dot, are left out.
-
-    Returns:
-        At least one file, in alphabetical order.
+        path: the file or the folder.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or the folder itself holds the files of a run.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise DataError(f"{path} is missing, or neither a file nor a folder")
-    files = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
-    shown = [
-        file
-        for file in files
-        if not any(name.startswith(".") for name in file.relative_to(path).parts)
-    ]
-    if not shown:
-        raise DataError(f"{path} holds no PNG or JPEG file")
-    return sorted(shown)
+    return _list_files(path)[0]
 
 
-def load_own_images(path: str | Path, val_fraction: float) -> tuple[Images, Images]:
-    """Load training images and validation images, split by a permutation that is always the same.
+def load_own_images(path: str | Path) -> dict[str, tuple[str, np.ndarray, np.ndarray]]:
+    """Load your own images, with the splits that they bring.
+
+    Images are grey, RGB or RGBA.  Colours turn grey, over a black background where they are
+    transparent.  Height and width are the same for all images, and even.
 
     Args:
-        path: an ``.npz`` file with an array ``images``, or with only one array, and perhaps
-            ``labels``, which are whole numbers of any type; or a folder of PNG and JPEG files, in
-            folders by class or not.  Arrays have the shape (N, h, w), or (N, h, w, 1, 3 or 4) for
-            grey, RGB or RGBA, and hold uint8 or floats in [0, 1].  Colours turn grey, over a black
-            background where they are transparent; height and width are the same for all images,
-            and even.
-        val_fraction: fraction of the images used for validation, in (0, 1); there is at least one
-            image to train on and one to validate.
+        path: an ``.npz`` file, or a folder of PNG, JPEG, BMP, TIFF and WebP files.
+
+            The file holds ``images``, or only one array, of shape (N, h, w), or (N, h, w, 1, 3 or
+            4), of uint8 or of floats in [0, 1], and perhaps ``labels``, whole numbers of shape
+            (N,) or (N, 1).  It brings its own splits as ``train_images``, ``train_labels``,
+            ``val_images``, ..., or as ``x_train``, ``y_train``, ``x_test``, ....
+
+            In the folder, images lie side by side or in a folder for each class.  It brings its
+            own splits as folders ``train``, ``val`` and ``test`` (or ``training``, ``valid``,
+            ``validation``, ``testing``, in any letter case), in which the same is true.  16-bit
+            images are scaled to 8 bits.
 
     Returns:
-        Training images and validation images, with zeros as labels where there are none.
+        ``"train"``, and ``"val"`` and ``"test"`` if the data set brings them: the name of each for
+        tables and figures, its images, uint8 of shape (N, h, w), and their labels, int64 of shape
+        (N,).  Labels are zeros where there are none; classes have the same labels in all splits.
+        Images of a folder are in an order that mixes the classes and is always the same.
+
+    Warns:
+        UserWarning: the folder holds other files, or 16-bit images that are black once scaled.
 
     Raises:
         DataError: there is no such file, or it does not hold that; the message names the file.
     """
-    path = Path(path)
-    files = find_own_images(path)
-    images, labels = _read_folder(path, files) if path.is_dir() else _read_npz(path)
-    if problem := _problem(images, labels):
-        raise DataError(f"{path} holds {problem}")
-    own = Images(
-        torch.as_tensor(_grey(images)), torch.as_tensor(labels.astype(np.int64)), str(path)
-    )
-    order = torch.randperm(len(own), generator=torch.Generator().manual_seed(SPLIT_SEED))
-    num_val = min(max(round(len(own) * val_fraction), 1), len(own) - 1)
-    train, val = order[num_val:].sort().values, order[:num_val].sort().values
-    name = _printable(path.name)
-    return (
-        Images(own.images[train], own.digits[train], f"{name} training split"),
-        Images(own.images[val], own.digits[val], f"{name} validation split"),
-    )
+    path = Path(os.path.expanduser(path))
+    arrays = _read_folder(path) if path.is_dir() else _read_npz(path)
+    if "train" not in arrays:
+        raise DataError(f"{path} holds images for {' and '.join(arrays)}, but none for train")
+    name, splits = _printable(Path(os.path.abspath(path)).name), {}
+    for split in sorted(arrays, key=list(SPLITS).index):
+        images, labels = arrays[split]
+        if labels.shape == (*images.shape[:1], 1):
+            labels = labels[:, 0]
+        if problem := _problem(images, labels):
+            raise DataError(f"{path} holds {problem}")
+        title = name if len(arrays) == 1 else f"{name} {SPLITS[split]} set"
+        splits[split] = title, _grey(images), labels.astype(np.int64)
+    sizes = sorted({"{1} x {2}".format(*images.shape) for _, images, _ in splits.values()})
+    if len(sizes) > 1:
+        problem = f"{path} holds images of {' and '.join(sizes)} pixels"
+        raise DataError(f"{problem}: all must have the same size")
+    return splits
 
 
 def _printable(name: str) -> str:
@@ -89,52 +103,143 @@ def _printable(name: str) -> str:
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
-def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _list_files(root: Path) -> tuple[list[Path], str]:
+    """List the image files in a folder, and say what other files it holds."""
+    files, folders, seen = [], [root], set()
+    while folders:
+        folder = folders.pop(0)
+        if (real := os.path.realpath(folder)) in seen:
+            continue
+        seen.add(real)
+        try:
+            with os.scandir(folder) as entries:
+                shown = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            raise DataError(f"{folder} can't be read ({error.strerror})") from error
+        if run_files := sorted(RUN_FILES & {entry.name for entry in shown}):
+            if folder == root:
+                problem = f"{root} holds the files of a run ({run_files[0]})"
+                raise DataError(f"{problem}: move the images to a folder of their own")
+            continue
+        for entry in sorted(shown, key=lambda entry: (entry.is_symlink(), entry.name)):
+            if os.path.isdir(entry):  # of a link to itself, entry.is_dir() raises an error
+                folders.append(Path(entry.path))
+            elif os.path.isfile(entry):
+                files.append(Path(entry.path))
+    images = [file for file in files if file.suffix.lower() in SUFFIXES]
+    counts = Counter(file.suffix or "without suffix" for file in files)
+    others = [each for each in sorted(counts.items()) if each[0].lower() not in SUFFIXES]
+    description = ", ".join(f"{count:,} {suffix}" for suffix, count in others)
+    if not images:
+        wanted = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+        raise DataError(f"{root} holds no {wanted}" + (f", but {description}" if others else ""))
+    return images, description
+
+
+def _sort_by_split(root: Path, files: list[Path]) -> dict[str, list[tuple[Path, str]]]:
+    """Sort files by split, each with its class.  Where there are no splits, all are ``"train"``."""
+    folders = {file: file.relative_to(root).parts[:-1] for file in files}
+    tops = {file: "".join(names[:1]) for file, names in folders.items()}
+    brought = sorted({top for top in tops.values() if top.lower() in SPLIT_FOLDERS})
+    splits: dict[str, list[tuple[Path, str]]] = {}
+    for file, names in folders.items():
+        if brought and tops[file] not in brought:
+            raise DataError(f"{file} is in none of the splits ({', '.join(brought)}) of {root}")
+        split = SPLIT_FOLDERS[names[0].lower()] if brought else "train"
+        classes = names[1:] if brought else names
+        if len(classes) > 1:
+            layouts = "<class>/, or <class>/ in train/, val/ and test/"
+            raise DataError(f"{file} is nested too deeply: images may be in {root}, in {layouts}")
+        splits.setdefault(split, []).append((file, "".join(classes)))
+    return splits
+
+
+def _read_folder(root: Path) -> dict[str, Arrays]:
+    files, others = _list_files(root)
+    if others:
+        warnings.warn(f"{root} also holds files that are not read: {others}", stacklevel=2)
+    splits = _sort_by_split(root, files)
+    images = {file: _read_image(file) for file in files}
+    first, dark = files[0], []
+    for file, image in images.items():
+        if image.shape != images[first].shape:
+            sizes = " and ".join("{} x {}".format(*images[each].shape) for each in (file, first))
+            problem = f"{file} and {first} have {sizes} pixels"
+            raise DataError(f"{problem}: all must have the same size")
+        if image.dtype != np.uint8 and 0 < image.max() < 256:
+            dark.append(file)
+    if dark:
+        problem = f"16-bit images hold no value above 255 ({len(dark):,}, such as {dark[0]})"
+        warnings.warn(f"{problem}: they are black once scaled; save them with 8 bits", stacklevel=2)
+    names = sorted({name for pairs in splits.values() for _, name in pairs})
+    labels = {name: label for label, name in enumerate(names)}
+    arrays = {}
+    for split, pairs in splits.items():
+        # So that any first N are of all classes.
+        order = np.random.default_rng(SHUFFLE_SEED).permutation(len(pairs))
+        shuffled = [pairs[item] for item in order]
+        pixels = np.stack([_grey(images[file]) for file, _ in shuffled])
+        arrays[split] = pixels, np.array([labels[name] for _, name in shuffled])
+    return arrays
+
+
+def read_image(file: Path) -> np.ndarray:
+    """Read an upright image of any of the formats, as grey uint8 of shape (h, w).
+
+    Raises:
+        DataError: the file can't be read as an image.
+    """
+    return _grey(_read_image(file))
+
+
+def _read_image(file: Path) -> np.ndarray:
+    """Read an upright image as uint8 of shape (h, w), or as uint16 if it has 16 bits."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # A small file can unpack to gigabytes.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # Not Image.open(file), which loses the orientation of uncompressed TIFF files.
+            with open(file, "rb") as stream, Image.open(stream, formats=FORMATS) as opened:
+                image = ImageOps.exif_transpose(opened)
+                if not image.mode.startswith("I"):
+                    return _grey(np.asarray(image.convert("RGBA"))[None])[0]
+                values = np.asarray(image)  # PIL would cut them off rather than scale them
+                if not 0 <= values.min() <= values.max() < 2**16:
+                    raise ValueError(f"values from {values.min()} to {values.max()}")
+                return values.astype(np.uint16)
+    except Exception as error:  # a damaged file makes the parsers raise almost anything
+        reason = " ".join(str(error).split())
+        raise DataError(f"{file} can't be read as an image ({reason})") from error
+
+
+def _read_npz(path: Path) -> dict[str, Arrays]:
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            names = arrays.files
-            if "images" not in names and len(names) != 1:
-                raise DataError(
-                    f"{path} holds the arrays {', '.join(names) or 'none'}: name one of them images"
-                )
-            images = arrays["images" if "images" in names else names[0]]
-            return images, np.asarray(arrays.get("labels", np.zeros(images.shape[:1])))
+            splits = {}
+            for split, (images, labels) in _name_arrays(path, arrays.files).items():
+                pixels = arrays[images]
+                splits[split] = pixels, np.asarray(arrays.get(labels, np.zeros(pixels.shape[:1])))
+            return splits
     except DataError:
         raise
     except OSError as error:
         raise DataError(f"{path} can't be read ({error.strerror or error})") from error
-    except Exception as error:  # a damaged file makes the parsers raise almost anything
+    except Exception as error:  # as above
         reason = "is damaged, encrypted, too large, or holds more than plain arrays"
         raise DataError(f"{path} {reason}; nothing of it was run") from error
 
 
-def _read_folder(path: Path, files: list[Path]) -> tuple[np.ndarray, np.ndarray]:
-    images = [_read_image(file) for file in files]
-    for file, image in zip(files, images, strict=True):
-        if image.shape != images[0].shape:
-            sizes = " and ".join("{} x {}".format(*each.shape) for each in (image, images[0]))
-            raise DataError(
-                f"{file} and {files[0]} have {sizes} pixels: all must have the same size"
-            )
-    classes = ["".join(file.relative_to(path).parent.parts[:1]) for file in files]
-    return np.stack(images), np.unique(classes, return_inverse=True)[1]
-
-
-def _read_image(file: Path) -> np.ndarray:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter(
-                "error", Image.DecompressionBombWarning
-            )  # it would unpack to gigabytes
-            with Image.open(file, formats=["PNG", "JPEG"]) as image:
-                if image.mode.startswith("I"):  # 16 bits, which PIL would cut off rather than scale
-                    return np.rint(np.asarray(image) / 257).astype(np.uint8)
-                return _grey(np.asarray(image.convert("RGBA"))[None])[0]
-    except Exception as error:  # as above
-        raise DataError(
-            f"{file} can't be read as a PNG or JPEG file ({' '.join(str(error).split())})"
-        ) from error
+def _name_arrays(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:
+    """Name the arrays of images and labels of each split; a single array is ``"train"``."""
+    if "images" in names or len(names) == 1:
+        return {"train": ("images" if "images" in names else names[0], "labels")}
+    for images, labels in SPLIT_ARRAYS:
+        pairs = {split: (images.format(split), labels.format(split)) for split in SPLITS}
+        if found := {split: pair for split, pair in pairs.items() if pair[0] in names}:
+            return found
+    wanted = "images, or train_images, val_images and test_images"
+    raise DataError(f"{path} holds the arrays {', '.join(names) or 'none'}: name them {wanted}")
 
 
 def _problem(images: np.ndarray, labels: np.ndarray) -> str:
@@ -142,16 +247,13 @@ def _problem(images: np.ndarray, labels: np.ndarray) -> str:
     if images.ndim < 3 or images.shape[3:] not in ((), (1,), (3,), (4,)):
         shapes = "(N, h, w), or (N, h, w, 1, 3 or 4) for colours"
         return f"images of shape {images.shape}: must be {shapes}"
-    count = len(images)
-    if count < 2:
-        return f"too few images ({count}): training and validation need one each"
+    if not len(images):
+        return f"no images, but an array of shape {images.shape}"
     if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
         return f"{images.dtype}: must be uint8, or floats in [0, 1]"
-    if (
-        images.dtype != np.uint8 and not 0 <= images.min(initial=0) <= images.max(initial=0) <= 1
-    ):  # nor for NaN
+    if images.dtype != np.uint8 and not 0 <= images.min() <= images.max() <= 1:  # nor for NaN
         return "floats that are not in [0, 1]: divide them by the greatest possible"
-    if labels.shape != (count,) or not _are_whole(labels):
+    if labels.shape != (len(images),) or not _are_whole(labels):
         kind = f"shape {labels.shape} and type {labels.dtype}"
         return f"labels of {kind}: must be a whole number for each image"
     return ""
@@ -163,8 +265,8 @@ def _are_whole(labels: np.ndarray) -> bool:
 
 
 def _grey(images: np.ndarray) -> np.ndarray:
-    """Turn floats and colours into uint8 of shape (N, h, w), over black as MNIST's background."""
-    white = 255.0 if images.dtype == np.uint8 else 1.0
+    """Turn colours, floats and 16 bits into greys of uint8; transparent pixels turn black."""
+    white = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(images.dtype, 1)
     if images.ndim == 4:
         channels = images.shape[3]
         grey = images[..., 0] if channels == 1 else images[..., :3] @ np.array(LUMA)

@@ -24,6 +24,7 @@ from cvae.data import CVAEMNIST, MaskImages, get_data, setting_name
 from cvae.datasets import load_images, resolve_dataset
 from cvae.evaluate import Evaluation, draw_samples, with_error
 from cvae.model import CVAE
+from cvae.own_images import find_own_images
 from cvae.train import History
 
 __all__ = ["Table", "describe", "draw_figures", "open_checkpoint", "prepare"]
@@ -56,6 +57,10 @@ def prepare(config: Config) -> Config:
     config = replace(config, data=replace(config.data, dataset=dataset))
     # Whatever is wrong with the data is told here, before anything is deleted.
     get_data(1, **vars(config.data), world_size=distributed.world_size())
+    if dataset not in DATASETS:
+        folders = {Path(dataset), *(file.parent for file in find_own_images(dataset))}
+        if config.output_dir.resolve() in {folder.resolve() for folder in folders}:
+            raise UsageError(f"{config.output_dir} holds the data set: choose another --output-dir")
     if config.overwrite:
         for path in _find(config.output_dir, *FILES) + _find_in_seeds(config, *FILES):
             path.unlink()
@@ -89,12 +94,12 @@ def open_checkpoint(config: Config, seed: int, n: int) -> Checkpoint:
         UsageError: it is of a run with other options, or of other images.
     """
     data = config.data
-    splits = load_images(data.dataset, data.data_dir, val_fraction=data.val_fraction)
+    splits = load_images(data.dataset, data.data_dir)
     depends_on = {
         **config.trained_by,
         "dataset": data.dataset if data.dataset in DATASETS else "own images",  # wherever they lie
-        "images": [images.fingerprint() for images in splits],
-        "image_shape": list(splits[0].images.shape[1:]),
+        "images": [images.fingerprint() for images in splits.values()],
+        "image_shape": list(splits["train"].images.shape[1:]),
         "seed": seed,
     }
     return Checkpoint(config.path("checkpoint", seed, n), depends_on)
@@ -107,7 +112,7 @@ def _open_all(config: Config, seed: int) -> dict[int, Checkpoint]:
 
 
 def describe(datasets: dict[str, CVAEMNIST]) -> str:
-    """Return the names and sizes of all splits."""
+    """Name all splits, with the numbers of their images."""
     return ", ".join(f"{data.name} ({len(data):,} images)" for data in datasets.values())
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import StackDataset
@@ -80,7 +81,7 @@ class TrainedCVAE:
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise FileError(f"{weights_path} and {metrics_path} are not of one model") from error
 
-    def complete(self, images: Tensor, num_samples: int = 1) -> Tensor:
+    def complete(self, images: Tensor | np.ndarray, num_samples: int = 1) -> Tensor:
         """Draw completions of images, whose missing quadrants are never looked at.
 
         Args:
@@ -98,7 +99,7 @@ class TrainedCVAE:
         with _pyro_lock:
             return torch.where(is_missing(xs), draw_samples(self.cvae, xs, num_samples), xs)
 
-    def negative_cll(self, images: Tensor, num_particles: int = 100) -> Tensor:
+    def negative_cll(self, images: Tensor | np.ndarray, num_particles: int = 100) -> Tensor:
         """Estimate the negative CLL of the missing quadrants by importance sampling.
 
         Args:
@@ -116,8 +117,11 @@ class TrainedCVAE:
         with _pyro_lock:
             return estimate_cll(self.cvae, dataset, num_particles=num_particles)
 
-    def _masked(self, images: Tensor, num_samples: int, checked: Tensor) -> dict[str, Any]:
+    def _masked(
+        self, images: Tensor | np.ndarray, num_samples: int, checked: Tensor
+    ) -> dict[str, Any]:
         """Split images into ``input`` and ``output`` if all ``checked`` pixels are valid."""
+        images = torch.as_tensor(images)
         height, width = self.known.shape
         if images.shape[1:] not in ((height, width), (1, height, width)):
             shape = tuple(images.shape)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Subset, SubsetRandomSampler
 from torchvision.transforms import Compose
 
 from cvae.config import UsageError
@@ -19,8 +19,8 @@ def random_digits(monkeypatch) -> Images:
     images = torch.randint(0, 256, (40, 28, 28), dtype=torch.uint8)
     images[0], images[1] = 0, 255
     digits = Images(images, torch.arange(40) % 10, "MNIST training set")
-    both = digits, Images(images, digits.digits, "MNIST test set")
-    monkeypatch.setattr("cvae.data.load_images", lambda *_, **__: both)
+    test = Images(images, digits.digits, "MNIST test set")
+    monkeypatch.setattr("cvae.data.load_images", lambda *_, **__: {"train": digits, "test": test})
     return digits
 
 
@@ -112,19 +112,54 @@ def test_sample_has_the_tutorials_keys_and_shapes(random_digits):
     assert sample["digit"].item() == 3 and sample["digit"].dtype == torch.int64
 
 
+MASK = torch.arange(40) % 15 == 2
+
+
 @pytest.mark.parametrize(
-    "items, expected",
+    "item, expected",
     [
-        ([4, 0, 31], [4, 0, 31]),
-        (range(30, 10, -7), [30, 23, 16]),
-        (torch.tensor([39, 2, 2]), [39, 2, 2]),
-        (slice(-3, None), [37, 38, 39]),
+        *[(item, 3) for item in (3, np.int64(3), np.uint8(3), torch.tensor(3), np.array(3))],
+        *[(-1, 39), (torch.tensor(-40, dtype=torch.int32), 0)],
+        *[(slice(-2, None), [38, 39]), (slice(0), []), (range(30, 10, -7), [30, 23, 16])],
+        *[([-1, 0], [39, 0]), ([], []), ([torch.tensor(5), torch.tensor(2)], [5, 2])],
+        *[
+            (torch.tensor([9, -2, 9]), [9, 38, 9]),
+            (torch.tensor([[1, 2], [3, -4]]), [[1, 2], [3, 36]]),
+        ],
+        *[(np.array([1, -1]), [1, 39]), (np.array([1, 2], np.uint8), [1, 2])],
+        *[(mask, [2, 17, 32]) for mask in (MASK, MASK.numpy(), MASK.tolist())],
+        (torch.zeros(40, dtype=torch.bool), []),
     ],
 )
-def test_batch_is_the_stack_of_its_samples(random_digits, items, expected):
-    dataset = make_dataset(random_digits, 3)
-    for key, value in dataset[items].items():
-        assert torch.equal(value, torch.stack([dataset[item][key] for item in expected])), key
+def test_indices_mean_what_they_mean_to_a_tensor(random_digits, item, expected):
+    batch = make_dataset(random_digits, 3)[item]
+    rows = torch.tensor(expected, dtype=torch.int64)
+    assert torch.equal(batch["original"], random_digits.images[rows].unsqueeze(-3) / 255)
+    assert torch.equal(batch["digit"], rows % 10)
+    assert batch["input"].shape == batch["output"].shape == (*rows.shape, 28, 28)
+
+
+def test_samplers_of_tensors_give_single_samples(random_digits):
+    dataset, order = make_dataset(random_digits), torch.randperm(40)
+    loaders = [
+        DataLoader(Subset(dataset, order.tolist()), 16),
+        DataLoader(Subset(dataset, order), 16),  # type: ignore[arg-type]
+        make_loader(Subset(dataset, order), 16),  # type: ignore[arg-type]
+        DataLoader(dataset, 16, sampler=SubsetRandomSampler(order)),  # type: ignore[arg-type]
+    ]
+    for loader in loaders:
+        digits = torch.cat([batch["digit"] for batch in loader])
+        assert digits.shape == (40,) and torch.equal(
+            digits.sort().values, (order % 10).sort().values
+        )
+
+
+@pytest.mark.parametrize(
+    "item", [40, -41, torch.tensor(40), [0, 40], np.array([-41]), MASK[1:], 1.5, [0.5]]
+)
+def test_indices_out_of_range_are_refused(random_digits, item):
+    with pytest.raises(IndexError):
+        make_dataset(random_digits)[item]
 
 
 @pytest.mark.parametrize("indices", [range(40), [5, 3, 39]])
@@ -246,7 +281,7 @@ def test_processes_train_with_equal_numbers_of_every_batch(random_digits):
 @pytest.mark.parametrize(
     "options, complaint",
     [
-        ({"holdout": 40}, "--holdout 40 leaves none of the 40"),
+        ({"holdout": 40}, "--holdout 40 leaves none of 40"),
         ({"world_size": 3}, "--batch-size 8 can't be divided among 3 processes"),
         ({"world_size": 2, "holdout": 1}, r"more processes \(2\) than val images \(1\)"),
     ],

@@ -7,13 +7,16 @@ import struct
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision.datasets
 from torchvision.datasets import MNIST
 
-from cvae.config import UsageError
-from cvae.datasets import DataError, Images, load_images, resolve_dataset
+from cvae.config import DataError, UsageError
+from cvae.data import CVAEMNIST, get_data
+from cvae.datasets import Images, load_images, resolve_dataset, split_images
+from cvae.own_images import find_own_images, load_own_images
 
 FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 
@@ -68,13 +71,6 @@ def test_selected_images_are_named_and_have_their_digits(images, rows, name):
     assert torch.equal(selected.digits, images.digits[list(rows)])
 
 
-def test_binarized_pixels_are_black_from_one_half():
-    greys = Images(torch.arange(256, dtype=torch.uint8).view(1, 16, 16), torch.zeros(1), "greys")
-    binarized = greys.binarized()
-    assert torch.equal(binarized.images / 255, (greys.images / 255 >= 0.5).float())
-    assert binarized.name == "greys, binarized" and binarized.digits is greys.digits
-
-
 @pytest.mark.parametrize("height, width", [(27, 28), (28, 27), (0, 28), (28, 0)])
 def test_odd_sizes_are_refused(height, width):
     complaint = f"^odd holds images of {height} x {width} pixels: height and width must be even$"
@@ -98,7 +94,7 @@ def test_files_are_read_as_torchvision_reads_them(tmp_path, name, folder, packed
     data_set = getattr(torchvision.datasets, folder)
     expected = [data_set(root=str(tmp_path), train=train) for train in (True, False)]
     before = [pack(file, 1) if packed else file for file in files]
-    splits = load_images(name, tmp_path, download=False)
+    splits = load_images(name, tmp_path, download=False).values()
     assert [split.name[-13:].strip() for split in splits] == ["training set", "NIST test set"]
     for ours, theirs in zip(splits, expected, strict=True):
         assert ours.images.dtype == torch.uint8 and torch.equal(ours.images, theirs.data)
@@ -106,13 +102,31 @@ def test_files_are_read_as_torchvision_reads_them(tmp_path, name, folder, packed
     assert sorted((tmp_path / folder / "raw").iterdir()) == before  # nothing was unpacked
 
 
-@pytest.mark.parametrize("start, length", [(0, 10), (0, 14), (0, 0), (1, 13), (3, 10)])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1],
+        lambda content: content + b"x",
+        lambda content: content[:6],
+        lambda content: b"",
+        lambda content: b"\0\0\x09" + content[3:],  # of another type
+    ],
+)
 @pytest.mark.parametrize("packed", [False, True])
-def test_damaged_file_is_named_in_one_line(raw, start, length, packed):
+def test_damaged_file_is_named_in_one_line(raw, damage, packed):
     file = raw / "t10k-labels-idx1-ubyte"
+    file.write_bytes(damage(file.read_bytes()))
     file = pack(file) if packed else file
-    file.write_bytes((file.read_bytes() + b"x")[start : start + length])
     with pytest.raises(DataError, match=f"^{file}: damaged .*delete it .*mnist-5k$"):
+        load_images("mnist", raw.parents[1])
+
+
+def test_damaged_archive_is_named_beside_a_file_cut_short(raw):
+    file = raw / "t10k-labels-idx1-ubyte"
+    archive = pack(file)
+    archive.write_bytes(archive.read_bytes()[:-9])
+    file.write_bytes(b"")
+    with pytest.raises(DataError, match=f"^{file} and {archive}: damaged"):
         load_images("mnist", raw.parents[1])
 
 
@@ -121,7 +135,7 @@ def test_intact_archive_stands_in_for_a_file_cut_short(raw):
     content = file.read_bytes()
     pack(file)
     file.write_bytes(content[:100])
-    train, _ = load_images("mnist", raw.parents[1])
+    train = load_images("mnist", raw.parents[1])["train"]
     assert train.images.numpy().tobytes() == content[16:]
 
 
@@ -129,6 +143,51 @@ def test_each_image_needs_a_label(raw):
     (raw / "train-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 3) + b"abc")
     with pytest.raises(DataError, match="train-images.* and train-labels.* label for each image"):
         load_images("mnist", raw.parents[1])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_names_with_a_dot_are_read(raw, packed):
+    expected = load_images("mnist", raw.parents[1])
+    for file in sorted(raw.iterdir()):
+        file = file.rename(raw / file.name.replace("-idx", ".idx"))
+        _ = pack(file) if packed else None
+    for split, images in load_images("mnist", raw.parents[1]).items():
+        assert torch.equal(images.images, expected[split].images)
+
+
+def test_missing_files_are_named_as_they_should_be_called(raw):
+    (raw / "train-labels-idx1-ubyte").rename(raw / "train_labels")
+    pack(raw / "t10k-images-idx3-ubyte").rename(raw / "images.gz")
+    wanted = "put train-labels-idx1-ubyte, t10k-images-idx3-ubyte there, extracted or as .gz"
+    with pytest.raises(DataError, match=wanted):
+        load_images("mnist", raw.parents[1], download=False)
+
+
+def test_home_folder_is_expanded_wherever_a_path_comes_in(raw, monkeypatch):
+    monkeypatch.setenv("HOME", str(raw.parents[1]))
+    np.savez(raw.parents[1] / "own.npz", images=np.zeros((6, 2, 2), np.uint8))
+    assert resolve_dataset("auto", "~") == "mnist"
+    assert get_data(1, 4, dataset="mnist", data_dir="~")[2] == {"train": 12, "val": 5}
+    assert len(CVAEMNIST("~")) == 12
+    assert len(CVAEMNIST(Path("~"), train=False)) == 5 and len(load_images("~/own.npz", "")) == 1
+    assert get_data(1, 4, dataset="~/own.npz")[2] == {"train": 5, "val": 1}
+    assert resolve_dataset("~/own.npz", "~") == str(raw.parents[1] / "own.npz")
+    assert load_own_images("~/own.npz") and find_own_images("~/own.npz")
+
+
+@pytest.mark.parametrize("val_fraction, num_val", [(0.25, 1250), (1e-9, 1), (1 - 1e-9, 4999)])
+def test_images_are_split_in_two_without_overlap(images, val_fraction, num_val):
+    numbered = Images(images.images, torch.arange(5000), "images.npz")
+    train, val = split_images(numbered, val_fraction).values()
+    assert len(val) == num_val and len(train) == 5000 - num_val
+    assert sorted(train.digits.tolist() + val.digits.tolist()) == list(range(5000))
+    assert torch.equal(val.images, images.images[val.digits])
+    assert val.name == "images.npz validation split"
+    assert val.digits.tolist() == sorted(val.digits.tolist())
+    assert torch.equal(val.digits, split_images(numbered, val_fraction)["val"].digits)
+    assert val.num_classes == num_val
+    with pytest.raises(DataError, match="images.npz holds too few images .1.: .* need one each"):
+        split_images(Images(images.images[:1], torch.zeros(1), "images.npz"), 0.5)
 
 
 def test_all_images_have_the_same_size(tmp_path):
@@ -184,7 +243,7 @@ def serve(monkeypatch):
         server.server_close()
 
 
-def test_missing_files_are_downloaded_once(raw, serve, capsys):
+def test_missing_files_are_downloaded_once(raw, serve):
     expected = load_images("mnist", raw.parents[1])
     archives = [pack(file) for file in sorted(raw.iterdir())]
     requested = serve({archive.name: archive.read_bytes() for archive in archives})
@@ -192,15 +251,22 @@ def test_missing_files_are_downloaded_once(raw, serve, capsys):
         archive.unlink()
     assert resolve_dataset("auto", raw.parents[1]) == "mnist"
     assert set(requested) == {archive.name for archive in archives[1:]}
-    for ours, theirs in zip(load_images("mnist", raw.parents[1]), expected, strict=True):
-        assert torch.equal(ours.images, theirs.images)
-    assert len(set(requested)) == 3 and capsys.readouterr().out == ""
+    for split, images in load_images("mnist", raw.parents[1]).items():
+        assert torch.equal(images.images, expected[split].images)
+    assert len(set(requested)) == 3
 
 
 def test_archives_that_are_not_the_originals_need_no_network(raw, serve):
     archives = [pack(file, 1) for file in sorted(raw.iterdir())]
     requested = serve({archive.name: b"the original" for archive in archives})
-    assert len(load_images("mnist", raw.parents[1])[0]) == 12 and not requested
+    assert len(load_images("mnist", raw.parents[1])["train"]) == 12 and not requested
+
+
+def test_standard_output_is_left_to_the_program(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(MNIST, "download", lambda _: print("Downloading"))
+    with pytest.raises(DataError):
+        load_images("mnist", tmp_path)
+    assert capsys.readouterr() == ("", "Downloading\n")
 
 
 def test_silent_server_does_not_hang_the_download(tmp_path, monkeypatch):
@@ -216,25 +282,26 @@ def test_silent_server_does_not_hang_the_download(tmp_path, monkeypatch):
 def test_files_are_read_once_until_one_changes(raw, monkeypatch):
     reads, read_bytes = [], Path.read_bytes
 
-    def counted(file):
+    def record(file):
         reads.append(file)
         return read_bytes(file)
 
-    monkeypatch.setattr(Path, "read_bytes", counted)
+    monkeypatch.setattr(Path, "read_bytes", record)
     first, again = (load_images("mnist", raw.parents[1]) for _ in range(2))
-    assert first[0].images is again[0].images and len(reads) == 4
+    assert first["train"] is again["train"] and len(reads) == 4
     os.utime(reads[0], ns=(0, 0))
     load_images("mnist", raw.parents[1])
     assert len(reads) == 8
 
 
-def test_unknown_data_set_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="'cifar'.*mnist-5k"):
-        resolve_dataset("cifar", tmp_path)
+@pytest.mark.parametrize("name", ["cifar", "~nobody-of-that-name/images"])
+def test_unknown_data_set_is_refused(tmp_path, name):
+    with pytest.raises(UsageError, match=f"'{name}'.*mnist-5k"):
+        resolve_dataset(name, tmp_path)
 
 
 def test_mnist_5k_is_split_by_digit_without_overlap():
-    train, val = load_images("mnist-5k", "nowhere", download=False)
+    train, val = load_images("mnist-5k", "nowhere", download=False).values()
     assert train.images.shape == (4000, 28, 28) and val.images.shape == (1000, 28, 28)
     assert train.digits.tolist() == 400 * list(range(10))
     assert val.digits.tolist() == 100 * list(range(10))

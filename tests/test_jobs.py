@@ -13,7 +13,7 @@ import torch
 
 import main
 from cvae.config import Config, UsageError
-from cvae.jobs import choose_jobs
+from cvae.jobs import choose_jobs, usable_cores
 
 from .faults import end_of_group, outcome, processes_of_group, start
 
@@ -113,9 +113,28 @@ def test_ctrl_c_ends_all(running, tmp_path):
 def test_jobs_are_those_asked_for_or_as_many_as_processors(
     monkeypatch, jobs, device, seeds, expected
 ):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr("cvae.jobs.usable_cores", lambda: 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
     assert choose_jobs(Config(jobs=jobs, seeds=seeds), torch.device(device)) == expected
+
+
+@pytest.mark.parametrize(
+    "affinity, quota, cores",
+    [
+        (8, None, 8),
+        (8, "max 100000", 8),
+        (8, "250000 100000", 2),
+        (2, "400000 100000", 2),
+        (8, "50000 100000", 1),
+    ],
+)
+def test_cores_are_those_that_may_be_used(tmp_path, monkeypatch, affinity, quota, cores):
+    """Fewer than the machine has, by affinity or by the quota of a container."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(affinity)))
+    monkeypatch.setattr("cvae.jobs.CPU_QUOTA", tmp_path / "cpu.max")
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    assert usable_cores() == cores
 
 
 @pytest.mark.parametrize("jobs", [2, None])

@@ -18,6 +18,7 @@ import torch
 from PIL import Image, ImageSequence
 
 import main
+from cvae.datasets import load_images
 from cvae.model import CVAE
 
 from .faults import ROOT, outcome
@@ -136,10 +137,11 @@ def test_holdout_has_columns_for_both_splits_and_diagnostics_have_rows(tmp_path,
 
 def test_own_images_give_the_same_weights_from_an_array_and_a_folder(tmp_path):
     images = torch.randint(0, 256, (20, 32, 28), dtype=torch.uint8).numpy()
-    np.savez(tmp_path / "images.npz", images=np.repeat(images[..., None], 3, -1))
     (tmp_path / "images").mkdir()
     for number, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / "images" / f"{number:02}.png")
+    mixed = load_images(str(tmp_path / "images"), "")["train"].images.numpy()
+    np.savez(tmp_path / "images.npz", images=np.repeat(mixed[..., None], 3, -1))
     found = {}
     for name in ("images.npz", "images"):
         folder = tmp_path / f"results {name}"
@@ -397,3 +399,75 @@ def test_one_image_gives_figures_without_standard_errors(tmp_path):
     assert "±" not in (tmp_path / "results.md").read_text().split("\n", 1)[1]
     rows = json.loads((tmp_path / "metrics.json").read_text())["results"]["q3"]["val"]["rows"]
     assert all(row["standard_error"] is None and row["num_images"] == 1 for row in rows.values())
+
+
+def save_digits(folder, count=30):
+    folder.mkdir(parents=True)
+    values = np.random.default_rng(0).integers(0, 256, (count, 8, 8), dtype=np.uint8)
+    for number, image in enumerate(values):
+        Image.fromarray(image).save(folder / f"{number:02}.png")
+
+
+def test_output_inside_the_images_is_never_read_as_images(tmp_path, monkeypatch, capsys):
+    """The data set is the folder in which the program is run, as is that of the results."""
+    save_digits(tmp_path / "images" / "a")
+    save_digits(tmp_path / "images" / "b")
+    monkeypatch.chdir(tmp_path / "images")
+    words = [*TINY[4:], "--dataset", ".", "-nq", "1"]
+    for more in ([], ["3"], ["2"]):
+        assert main.main([*words, *more]) == 0
+        assert (
+            "(50 images), images validation split (10 images), 2 classes" in capsys.readouterr().out
+        )
+    assert list(pd.read_csv("results/results.csv", index_col=0)) == [
+        "1 quadrant",
+        "2 quadrants",
+        "3 quadrants",
+    ]
+
+
+@pytest.mark.parametrize("output", ["images", "images/a", "images/../images"])
+def test_data_set_is_refused_as_the_output_folder(tmp_path, capsys, output):
+    save_digits(tmp_path / "images" / "a")
+    words = [*TINY[4:], "--dataset", str(tmp_path / "images"), "-nq", "1", "--output-dir"]
+    before = sorted((tmp_path / "images").rglob("[!.]*"))
+    assert main.main([*words, str(tmp_path / output)]) == 2
+    assert "holds the data set: choose another --output-dir" in capsys.readouterr().err
+    assert sorted((tmp_path / "images").rglob("[!.]*")) == before
+
+
+def test_split_that_a_folder_brings_is_used_and_fractions_are_refused(tmp_path, capsys):
+    for split, count in (("train", 20), ("Val", 10), ("test", 12)):
+        save_digits(tmp_path / "images" / split / "a", count)
+    words = [*TINY[4:], "--dataset", str(tmp_path / "images"), "-nq", "1", "--output-dir"]
+    assert main.main([*words, str(tmp_path / "out")]) == 0
+    table = pd.read_csv(tmp_path / "out" / "results.csv", index_col=0)
+    assert list(table) == ["1 quadrant, validation", "1 quadrant, test"]
+    said = capsys.readouterr().out
+    assert (
+        "(20 images), images validation set (10 images), images test set (12 images), 1 class,"
+        in said
+    )
+    for option in (["--val-fraction", "0.3"], ["--holdout", "5"]):
+        assert main.main([*words, str(tmp_path / "other"), *option]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert option[0] in line and "brings" in line
+
+
+def test_home_folder_is_understood_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    save_digits(tmp_path / "images" / "a")
+    words = [
+        *TINY[4:],
+        "--dataset",
+        "~/images",
+        "-nq",
+        "1",
+        "--output-dir",
+        "~/out",
+        "--data-dir",
+        "~/x",
+    ]
+    assert main.main(words) == 0
+    assert (tmp_path / "out" / "results.csv").exists() and not (tmp_path / "~").exists()
