@@ -19,9 +19,6 @@ from cvae.config import UsageError
 __all__ = ["Checkpoint", "FileError", "atomic_write", "lock_folder", "random_state"]
 __all__ += ["read_tensors", "seed_stage", "set_random_state"]
 
-FORMAT = 7  # goes up when older files can no longer be resumed
-
-
 class FileError(RuntimeError):
     """A file of an earlier run is missing, damaged or belongs to another run."""
 
@@ -97,8 +94,6 @@ class Checkpoint:
         if path.exists():
             with self.reading():
                 saved = read_tensors(path)
-                if saved["format"] != FORMAT:
-                    raise ValueError("of another version")
                 self._compare(saved["config"])
                 self.parts = saved["parts"]
 
@@ -117,7 +112,7 @@ class Checkpoint:
         """Add or replace parts and write the file."""
         self.parts |= parts
         with atomic_write(self.path) as file:
-            torch.save({"format": FORMAT, "config": self.config, "parts": self.parts}, file)
+            torch.save({"config": self.config, "parts": self.parts}, file)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
