@@ -19,6 +19,7 @@ from cvae.config import UsageError
 __all__ = ["Checkpoint", "FileError", "atomic_write", "lock_folder", "random_state"]
 __all__ += ["read_tensors", "seed_stage", "set_random_state"]
 
+
 class FileError(RuntimeError):
     """A file of an earlier run is missing, damaged or belongs to another run."""
 

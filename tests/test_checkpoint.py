@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cvae.checkpoint import (
-    FORMAT,
     Checkpoint,
     FileError,
     atomic_write,
@@ -156,9 +155,9 @@ def test_checkpoint_names_the_options_that_differ(tmp_path):
     [
         "a text",
         {},
-        {"format": FORMAT - 1, "config": {}, "parts": {}},
-        {"format": FORMAT, "parts": {}},
-        {"format": FORMAT, "config": 3, "parts": {}},
+        {"format": 6, "settings": {}, "parts": {}},
+        {"parts": {}},
+        {"config": 3, "parts": {}},
     ],
 )
 def test_checkpoint_of_another_content_is_refused(tmp_path, content):
