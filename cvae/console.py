@@ -46,13 +46,7 @@ EXPECTED_ERRORS = (OSError, RuntimeError, MemoryError, UsageError)  # their mess
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Print in one line what is wrong, without the usage.
-
-    Args:
-        prog: name of the program.
-        description: stands at the top of the help.
-        options: further arguments of ``ArgumentParser``.
-    """
+    """Print in one line what is wrong, without the usage."""
 
     def __init__(self, prog: str, description: str | None, **options: Any) -> None:
         raw = argparse.RawDescriptionHelpFormatter
@@ -63,11 +57,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def make_parser(description: str | None = None) -> argparse.ArgumentParser:
-    """Make a flag of every option; those of Pyro's example have its names and short forms.
-
-    Args:
-        description: stands at the top of the help.
-    """
+    """Make a flag of every option; those of Pyro's example have its names and short forms."""
     # Flags that are not given leave no value behind.
     parser = OneLineParser("main.py", description, argument_default=argparse.SUPPRESS)
     for cls in (Config, DataConfig, TrainingConfig, ModelConfig, EvaluationConfig):

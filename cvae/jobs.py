@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Iterator
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -25,6 +24,7 @@ __all__ = ["choose_jobs", "run_side_by_side"]
 
 logger = logging.getLogger("cvae")
 
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds in a period of so many, or max
 
 
@@ -78,9 +78,11 @@ def run_side_by_side(config: Config, num_jobs: int) -> list[str]:
                 (number, (seed, n)), place = waiting.pop(0), free.pop(0)
                 at_a_time = len(runs) - last if number >= last else num_jobs
                 threads = max(1, torch.get_num_threads() // at_a_time)
-                with _without_interruption():
-                    connection, process = _start(config, seed, n, threads, place)
-                    running[connection] = process, place, config.run_name(seed, n)
+                # A child starts as a whole, and with Ctrl-C blocked, which reaches all processes.
+                signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+                connection, process = _start(config, seed, n, threads, place)
+                running[connection] = process, place, config.run_name(seed, n)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             log: Any
             for log in wait(list(running)):
                 try:
@@ -115,27 +117,13 @@ def _start(
     return here, process
 
 
-@contextlib.contextmanager
-def _without_interruption() -> Iterator[None]:
-    """Start a child whole, and with Ctrl-C blocked, which a terminal sends to all processes."""
-    if not hasattr(signal, "pthread_sigmask"):  # as on Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _run_in_child(
     log: Connection, config: Config, seed: int, n: int, threads: int, place: int, level: int
 ) -> None:
     """Do one run in this process, a child."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     tqdm.set_lock(threading.RLock())  # its usual one would outlive a process that is killed
     logger.addHandler(_PipeHandler(log))  # type: ignore[arg-type]
     logger.setLevel(level)

@@ -61,13 +61,14 @@ def prepare(config: Config) -> Config:
         folders = {Path(dataset), *(file.parent for file in find_own_images(dataset))}
         if config.output_dir.resolve() in {folder.resolve() for folder in folders}:
             raise UsageError(f"{config.output_dir} holds the data set: choose another --output-dir")
+    folder = config.output_dir
+    seed_folders = sorted(folder.glob(SEED_FOLDER.format(seed="*")))
     if config.overwrite:
-        for path in _find(config.output_dir, *FILES) + _find_in_seeds(config, *FILES):
+        for path in _find([folder, *seed_folders], *FILES):
             path.unlink()
-    single = _find(config.output_dir, "checkpoint")
-    several = _find_in_seeds(config, "checkpoint")
+    single, several = _find([folder], "checkpoint"), _find(seed_folders, "checkpoint")
     own, others = (several, single) if config.several_seeds else (single, several)
-    if foreign := others or (not own and _find(config.output_dir, *FILES)):
+    if foreign := others or (not own and _find([folder], *FILES)):
         advice = "choose another --output-dir, or start afresh with --overwrite"
         raise UsageError(f"{foreign[0]} is there from another run: {advice}")
     for seed in config.seeds:
@@ -76,14 +77,9 @@ def prepare(config: Config) -> Config:
     return config
 
 
-def _find(folder: Path, *files: str) -> list[Path]:
+def _find(folders: Sequence[Path], *files: str) -> list[Path]:
     patterns = [FILES[file].format(n="[123]") for file in files]
-    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
-
-
-def _find_in_seeds(config: Config, *files: str) -> list[Path]:
-    folders = sorted(config.output_dir.glob(SEED_FOLDER.format(seed="*")))
-    return [path for folder in folders for path in _find(folder, *files)]
+    return [path for each in folders for pattern in patterns for path in each.glob(pattern)]
 
 
 def open_checkpoint(config: Config, seed: int, n: int) -> Checkpoint:
@@ -184,13 +180,7 @@ class Table:
     def of_run(
         cls, results: dict[int, dict[str, Evaluation]], caption: str, diagnostics: bool = False
     ) -> "Table":
-        """Make the table of one seed, with standard errors over images.
-
-        Args:
-            results: evaluations by number of known quadrants and split.
-            caption: without the errors.
-            diagnostics: append their rows.
-        """
+        """Make the table of one seed, of evaluations by number of known quadrants and split."""
         values, errors = {}, {}
         for n, evaluations in results.items():
             for split, evaluation in evaluations.items():
