@@ -14,7 +14,7 @@ from typing import Any
 
 __all__ = ["ACTIVATIONS", "DATASETS", "FILES", "GENERATION_INPUTS", "RECIPES", "SEED_FOLDER"]
 __all__ += ["VAL_FRACTION", "Config", "DataError", "DataConfig", "EvaluationConfig", "ModelConfig"]
-__all__ += ["TrainingConfig", "UsageError", "make_config"]
+__all__ += ["TrainingConfig", "UsageError", "make_config", "setting_name"]
 
 DATASETS = ("mnist", "fashion-mnist", "kmnist", "mnist-5k")
 VAL_FRACTION = 1 / 6
@@ -293,8 +293,7 @@ class Config:
 
     def run_name(self, seed: int, n: int) -> str:
         """Name a run for messages: ``1 quadrant``, ``2 quadrants, seed 1``."""
-        name = f"{n} quadrant" + ("s" if n > 1 else "")
-        return name + (f", seed {seed}" if self.several_seeds else "")
+        return setting_name(n) + (f", seed {seed}" if self.several_seeds else "")
 
     def folder(self, seed: int) -> Path:
         """Return the folder of the files of a seed."""
@@ -314,6 +313,11 @@ _COMMON = _STEPS | _NETS | _ADAM | dict(early_stop_patience=30)
 _BEST = dict(num_epochs=30, learning_rate=3e-3, batch_size=256, num_importance_samples=1000)
 _QUICK = dict(num_epochs=3, learning_rate=4e-3, num_importance_samples=20)
 RECIPES = {"tutorial": dict[str, Any](), "quick": _COMMON | _QUICK, "best": _COMMON | _BEST}
+
+
+def setting_name(num_quadrant_inputs: int) -> str:
+    """Name a setting as the table's columns do: ``1 quadrant``, ``2 quadrants``."""
+    return f"{num_quadrant_inputs} quadrant" + ("s" if num_quadrant_inputs > 1 else "")
 
 
 def make_config(given: dict[str, Any]) -> Config:

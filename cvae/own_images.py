@@ -19,18 +19,14 @@ SPLIT_FOLDERS = {"training": "train", "valid": "val", "validation": "val", "test
 SPLIT_FOLDERS |= {split: split for split in SPLITS}
 SPLIT_ARRAYS = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))  # as MedMNIST and Keras name them
 RUN_FILES = {FILES["metrics"], *(FILES["checkpoint"].format(n=n) for n in (1, 2, 3))}
-SHUFFLE_SEED = 0
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL has it
-
-Arrays = tuple[np.ndarray, np.ndarray]  # images, and a label for each
 
 
 def find_own_images(path: str | Path) -> list[Path]:
     """List the files of your own images: the ``.npz`` file, or the image files of a folder.
 
-    Folders are searched breadth first in alphabetical order, links after the others.  A folder
-    that is reached a second time is skipped.  So are hidden files and folders, whose names start
-    with a dot, and folders that hold the files of a run, with all that is in them.
+    Folders are searched breadth first in alphabetical order, links last.  Skipped are a folder that
+    is reached again, hidden files and folders, and folders that hold the files of a run.
 
     Args:
         path: the file or the folder.
@@ -49,27 +45,23 @@ def find_own_images(path: str | Path) -> list[Path]:
 def load_own_images(path: str | Path) -> dict[str, tuple[str, np.ndarray, np.ndarray]]:
     """Load your own images, with the splits that they bring.
 
-    Images are grey, RGB or RGBA.  Colours turn grey, over a black background where they are
-    transparent.  Height and width are the same for all images, and even.
+    Images are grey, RGB or RGBA, and of the same even height and width.  Colours turn grey, over a
+    black background where they are transparent.
 
     Args:
-        path: an ``.npz`` file, or a folder of PNG, JPEG, BMP, TIFF and WebP files.
-
-            The file holds ``images``, or only one array, of shape (N, h, w), or (N, h, w, 1, 3 or
-            4), of uint8 or of floats in [0, 1], and perhaps ``labels``, whole numbers of shape
-            (N,) or (N, 1).  It brings its own splits as ``train_images``, ``train_labels``,
-            ``val_images``, ..., or as ``x_train``, ``y_train``, ``x_test``, ....
-
-            In the folder, images lie side by side or in a folder for each class.  It brings its
-            own splits as folders ``train``, ``val`` and ``test`` (or ``training``, ``valid``,
-            ``validation``, ``testing``, in any letter case), in which the same is true.  16-bit
-            images are scaled to 8 bits.
+        path: an ``.npz`` file, or a folder of PNG, JPEG, BMP, TIFF and WebP files.  The file holds
+            ``images``, or only one array, of shape (N, h, w) or (N, h, w, 1, 3 or 4), of uint8 or
+            of floats in [0, 1], and perhaps ``labels``, whole numbers of shape (N,) or (N, 1); or
+            splits: ``train_images``, ``train_labels``, ``val_images``, ..., or ``x_train``,
+            ``y_train``, ``x_test``, ....  In the folder, images lie side by side or in a folder for
+            each class, perhaps within folders ``train``, ``val`` and ``test`` (or ``training``,
+            ``valid``, ``validation``, ``testing``, in any letter case).
 
     Returns:
-        ``"train"``, and ``"val"`` and ``"test"`` if the data set brings them: the name of each for
-        tables and figures, its images, uint8 of shape (N, h, w), and their labels, int64 of shape
-        (N,).  Labels are zeros where there are none; classes have the same labels in all splits.
-        Images of a folder are in an order that mixes the classes and is always the same.
+        ``"train"``, and ``"val"`` and ``"test"`` if there are such splits: the name of each for
+        tables and figures, its images, uint8 of shape (N, h, w), in a fixed order, which mixes the
+        classes of a folder, and their labels, int64 of shape (N,), zeros if there are none; a class
+        has the same label in all splits.
 
     Warns:
         UserWarning: the folder holds other files, or 16-bit images that are black once scaled.
@@ -81,7 +73,10 @@ def load_own_images(path: str | Path) -> dict[str, tuple[str, np.ndarray, np.nda
     arrays = _read_folder(path) if path.is_dir() else _read_npz(path)
     if "train" not in arrays:
         raise DataError(f"{path} holds images for {' and '.join(arrays)}, but none for train")
-    name, splits = _printable(Path(os.path.abspath(path)).name), {}
+    # Tables and figures can't show bytes that are not UTF-8, nor control characters.
+    name = os.fsencode(os.path.basename(os.path.abspath(path))).decode("utf-8", "replace")
+    name = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in name)
+    splits = {}
     for split in sorted(arrays, key=list(SPLITS).index):
         images, labels = arrays[split]
         if labels.shape == (*images.shape[:1], 1):
@@ -90,71 +85,63 @@ def load_own_images(path: str | Path) -> dict[str, tuple[str, np.ndarray, np.nda
             raise DataError(f"{path} holds {problem}")
         title = name if len(arrays) == 1 else f"{name} {SPLITS[split]} set"
         splits[split] = title, _grey(images), labels.astype(np.int64)
-    sizes = sorted({"{1} x {2}".format(*images.shape) for _, images, _ in splits.values()})
+    sizes = {"{1} x {2}".format(*images.shape) for _, images, _ in splits.values()}
     if len(sizes) > 1:
-        problem = f"{path} holds images of {' and '.join(sizes)} pixels"
+        problem = f"{path} holds images of {' and '.join(sorted(sizes))} pixels"
         raise DataError(f"{problem}: all must have the same size")
     return splits
 
 
-def _printable(name: str) -> str:
-    """Replace what tables and figures can't show: bytes that are not UTF-8, control characters."""
-    text = os.fsencode(name).decode("utf-8", "replace")
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
-
-
 def _list_files(root: Path) -> tuple[list[Path], str]:
     """List the image files in a folder, and say what other files it holds."""
-    files, folders, seen = [], [root], set()
+    files: list[Path] = []
+    folders, seen = [root], set()
     while folders:
         folder = folders.pop(0)
         if (real := os.path.realpath(folder)) in seen:
             continue
         seen.add(real)
         try:
-            with os.scandir(folder) as entries:
-                shown = [entry for entry in entries if not entry.name.startswith(".")]
+            shown = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
         except OSError as error:
             raise DataError(f"{folder} can't be read ({error.strerror})") from error
         if run_files := sorted(RUN_FILES & {entry.name for entry in shown}):
-            if folder == root:
-                problem = f"{root} holds the files of a run ({run_files[0]})"
-                raise DataError(f"{problem}: move the images to a folder of their own")
-            continue
-        for entry in sorted(shown, key=lambda entry: (entry.is_symlink(), entry.name)):
-            if os.path.isdir(entry):  # of a link to itself, entry.is_dir() raises an error
-                folders.append(Path(entry.path))
-            elif os.path.isfile(entry):
-                files.append(Path(entry.path))
+            if folder != root:
+                continue
+            problem = f"{root} holds the files of a run ({run_files[0]})"
+            raise DataError(f"{problem}: move the images to a folder of their own")
+        shown.sort(key=lambda entry: (os.path.islink(entry), entry.name))
+        folders += filter(os.path.isdir, shown)
+        files += filter(os.path.isfile, shown)
     images = [file for file in files if file.suffix.lower() in SUFFIXES]
-    counts = Counter(file.suffix or "without suffix" for file in files)
-    others = [each for each in sorted(counts.items()) if each[0].lower() not in SUFFIXES]
-    description = ", ".join(f"{count:,} {suffix}" for suffix, count in others)
+    counts = Counter(file.suffix or "without suffix" for file in {*files} - {*images})
+    others = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(counts.items()))
     if not images:
-        wanted = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
-        raise DataError(f"{root} holds no {wanted}" + (f", but {description}" if others else ""))
-    return images, description
+        but = f", but {others}" if others else ""
+        raise DataError(f"{root} holds no PNG, JPEG, BMP, TIFF or WebP file{but}")
+    return images, others
 
 
 def _sort_by_split(root: Path, files: list[Path]) -> dict[str, list[tuple[Path, str]]]:
     """Sort files by split, each with its class.  Where there are no splits, all are ``"train"``."""
     folders = {file: file.relative_to(root).parts[:-1] for file in files}
-    tops = {file: "".join(names[:1]) for file, names in folders.items()}
-    brought = sorted({top for top in tops.values() if top.lower() in SPLIT_FOLDERS})
+    tops = {"".join(names[:1]) for names in folders.values()}
+    brought = sorted(top for top in tops if top.lower() in SPLIT_FOLDERS)
     splits: dict[str, list[tuple[Path, str]]] = {}
     for file, names in folders.items():
-        if brought and tops[file] not in brought:
-            raise DataError(f"{file} is in none of the splits ({', '.join(brought)}) of {root}")
-        split = SPLIT_FOLDERS[names[0].lower()] if brought else "train"
-        classes = names[1:] if brought else names
-        if len(classes) > 1:
+        split = "train"
+        if brought:
+            if "".join(names[:1]) not in brought:
+                raise DataError(f"{file} is in none of the splits ({', '.join(brought)}) of {root}")
+            split, names = SPLIT_FOLDERS[names[0].lower()], names[1:]
+        if len(names) > 1:
             layouts = "<class>/, or <class>/ in train/, val/ and test/"
             raise DataError(f"{file} is nested too deeply: images may be in {root}, in {layouts}")
-        splits.setdefault(split, []).append((file, "".join(classes)))
+        splits.setdefault(split, []).append((file, "".join(names)))
     return splits
 
 
-def _read_folder(root: Path) -> dict[str, Arrays]:
+def _read_folder(root: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     files, others = _list_files(root)
     if others:
         warnings.warn(f"{root} also holds files that are not read: {others}", stacklevel=2)
@@ -163,9 +150,8 @@ def _read_folder(root: Path) -> dict[str, Arrays]:
     first, dark = files[0], []
     for file, image in images.items():
         if image.shape != images[first].shape:
-            sizes = " and ".join("{} x {}".format(*images[each].shape) for each in (file, first))
-            problem = f"{file} and {first} have {sizes} pixels"
-            raise DataError(f"{problem}: all must have the same size")
+            sizes = "{} x {} and {} x {}".format(*image.shape, *images[first].shape)
+            raise DataError(f"{file} and {first} have {sizes} pixels: all must have the same size")
         if image.dtype != np.uint8 and 0 < image.max() < 256:
             dark.append(file)
     if dark:
@@ -175,8 +161,7 @@ def _read_folder(root: Path) -> dict[str, Arrays]:
     labels = {name: label for label, name in enumerate(names)}
     arrays = {}
     for split, pairs in splits.items():
-        # So that any first N are of all classes.
-        order = np.random.default_rng(SHUFFLE_SEED).permutation(len(pairs))
+        order = np.random.default_rng(0).permutation(len(pairs))  # any first N are of all classes
         shuffled = [pairs[item] for item in order]
         pixels = np.stack([_grey(images[file]) for file, _ in shuffled])
         arrays[split] = pixels, np.array([labels[name] for _, name in shuffled])
@@ -213,7 +198,7 @@ def _read_image(file: Path) -> np.ndarray:
         raise DataError(f"{file} can't be read as an image ({reason})") from error
 
 
-def _read_npz(path: Path) -> dict[str, Arrays]:
+def _read_npz(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             splits = {}
@@ -235,9 +220,8 @@ def _name_arrays(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:
     if "images" in names or len(names) == 1:
         return {"train": ("images" if "images" in names else names[0], "labels")}
     for images, labels in SPLIT_ARRAYS:
-        pairs = {split: (images.format(split), labels.format(split)) for split in SPLITS}
-        if found := {split: pair for split, pair in pairs.items() if pair[0] in names}:
-            return found
+        if found := [split for split in SPLITS if images.format(split) in names]:
+            return {split: (images.format(split), labels.format(split)) for split in found}
     wanted = "images, or train_images, val_images and test_images"
     raise DataError(f"{path} holds the arrays {', '.join(names) or 'none'}: name them {wanted}")
 
@@ -245,23 +229,19 @@ def _name_arrays(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:
 def _problem(images: np.ndarray, labels: np.ndarray) -> str:
     """Say in what way arrays are not images and labels, if any."""
     if images.ndim < 3 or images.shape[3:] not in ((), (1,), (3,), (4,)):
-        shapes = "(N, h, w), or (N, h, w, 1, 3 or 4) for colours"
-        return f"images of shape {images.shape}: must be {shapes}"
+        return f"images of shape {images.shape}: must be (N, h, w), or (N, h, w, 1, 3 or 4)"
     if not len(images):
         return f"no images, but an array of shape {images.shape}"
-    if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+    if images.dtype != np.uint8 and images.dtype.kind != "f":
         return f"{images.dtype}: must be uint8, or floats in [0, 1]"
-    if images.dtype != np.uint8 and not 0 <= images.min() <= images.max() <= 1:  # nor for NaN
+    if images.dtype.kind == "f" and not 0 <= images.min() <= images.max() <= 1:  # nor for NaN
         return "floats that are not in [0, 1]: divide them by the greatest possible"
-    if labels.shape != (len(images),) or not _are_whole(labels):
+    with np.errstate(invalid="ignore"):  # NaN and infinity equal no integer
+        whole = labels.dtype.kind in "biuf" and (labels == labels.astype(np.int64)).all()
+    if labels.shape != (len(images),) or not whole:
         kind = f"shape {labels.shape} and type {labels.dtype}"
         return f"labels of {kind}: must be a whole number for each image"
     return ""
-
-
-def _are_whole(labels: np.ndarray) -> bool:
-    with np.errstate(invalid="ignore"):  # NaN and infinity equal no integer
-        return labels.dtype.kind in "biuf" and bool((labels == labels.astype(np.int64)).all())
 
 
 def _grey(images: np.ndarray) -> np.ndarray:

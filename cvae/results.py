@@ -19,8 +19,8 @@ from cvae import distributed, figures
 from cvae.animation import make_gif
 from cvae.baseline import is_missing
 from cvae.checkpoint import Checkpoint, atomic_write, seed_stage
-from cvae.config import DATASETS, FILES, SEED_FOLDER, Config, UsageError
-from cvae.data import CVAEMNIST, MaskImages, get_data, setting_name
+from cvae.config import DATASETS, FILES, SEED_FOLDER, Config, UsageError, setting_name
+from cvae.data import CVAEMNIST, MaskImages, get_data
 from cvae.datasets import load_images, resolve_dataset
 from cvae.evaluate import Evaluation, draw_samples, with_error
 from cvae.model import CVAE
