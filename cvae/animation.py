@@ -26,30 +26,25 @@ NUM_NEIGHBOURS, MIN_FRACTION = 20, 0.3  # of these an ambiguous input's second l
 def choose_inputs(training: CVAEMNIST, images: CVAEMNIST, num_ambiguous: int) -> list[int]:
     """Choose images by the labels of the training images whose known pixels are nearest.
 
-    The first choice is clear: all its neighbours have its own label.  The others are ambiguous: its
-    own label is one of two that are about equally frequent among its neighbours.  Each ambiguous
-    choice is of another pair of labels, the most frequent pair first, such as 4 and 9.
+    The first choice is clear: all its neighbours have its own label.  The others are ambiguous: two
+    labels, one of them its own, are about equally frequent among its neighbours.  Each is of
+    another pair of labels, such as 4 and 9, the most frequent pair first.
 
     Args:
-        training: images to look for neighbours in.
-        images: images to choose from, with the same pixels known.
-        num_ambiguous: how many to choose, besides the clear one.
+        training, images: those to look for neighbours in, and to choose from; equal pixels known.
+        num_ambiguous: how many to choose, besides the clear one; the first images fill up.
 
     Returns:
-        Different indices into ``images``.  The first images fill up where there are too few clear
-        or ambiguous ones; so there are ``1 + num_ambiguous`` unless there are fewer images.
+        ``1 + num_ambiguous`` different indices into ``images``, or fewer if it has fewer.
     """
     compared, candidates = training[:NUM_COMPARED], images[:NUM_CANDIDATES]
     known = ~is_missing(candidates["input"][0])
+    pixels = [each["original"].squeeze(-3)[:, known].cpu() * 255 for each in (compared, candidates)]
     # Whole numbers in double precision are exact, so the choice is the same on every machine.
-    far, near = (
-        (sample["original"].squeeze(-3)[:, known].cpu() * 255).round().double()
-        for sample in (compared, candidates)
-    )
+    far, near = (each.round().double() for each in pixels)
     distances = far.square().sum(1) - 2 * near @ far.t()  # squared, up to a constant per candidate
     nearest = distances.topk(min(NUM_NEIGHBOURS, len(far)), largest=False).indices
     labels, own = compared["digit"].cpu()[nearest].tolist(), candidates["digit"].tolist()
-
     clear, ambiguous = [], defaultdict(list)  # the latter by the pair of labels
     for index, (label, neighbours) in enumerate(zip(own, labels, strict=True)):
         counts = dict(Counter(neighbours).most_common(2))
@@ -65,17 +60,11 @@ def choose_inputs(training: CVAEMNIST, images: CVAEMNIST, num_ambiguous: int) ->
 
 
 def take_snapshot(cvae: CVAE, inputs: Tensor, num_samples: int, seed: int, epoch: int) -> Tensor:
-    """Draw predictions after an epoch, and leave the random state of training as it was.
+    """Draw predictions in 255ths, uint8 of shape (samples, images, h, w), on the CPU.
 
     Args:
-        cvae: the model in training.
-        inputs: images with missing pixels, shape (images, h, w).
-        num_samples: predictions for each image, each from a latent sample of its own.
-        seed: of the run.
-        epoch: number of the epoch; each has random numbers of its own.
-
-    Returns:
-        Probabilities of all pixels in 255ths, uint8 of shape (samples, images, h, w), on the CPU.
+        cvae, inputs, num_samples: as for :func:`cvae.evaluate.draw_samples`.
+        seed, epoch: of the run; each has its own random numbers, and training's stay as they were.
     """
     with torch.random.fork_rng([inputs.device] if inputs.is_cuda else []):
         torch.manual_seed(random.Random(f"{seed} snapshots, epoch {epoch}").getrandbits(32))
@@ -89,11 +78,8 @@ def make_gif(
 
     Args:
         losses: validation loss of each epoch, nats per image.
-        snapshots: for each epoch completions in 255ths, as from :func:`take_snapshot`: uint8 of
-            shape (samples, images, h, w).  Each sample is a frame.
-        truth: the whole images, shape (images, h, w), in [0, 1].
-        known: the given pixels, bool (h, w).
-        title: stands above the figure, wrapped where it is too long.
+        snapshots: of each epoch, as from :func:`take_snapshot`; each sample is a frame.
+        truth, known, title: as for :func:`cvae.figures.plot_samples`.
     """
     truth, known, frames = truth.cpu(), known.cpu(), []
     scale = max(1, round(SMALL_CELL / max(known.shape)))

@@ -26,21 +26,15 @@ NUM_COMPLETIONS = 100  # at least, for the mean
 def complete_files(
     folder: Path, files: Sequence[Path], num_quadrant_inputs: int, num_samples: int, output: Path
 ) -> list[str]:
-    """Complete the images in files, and draw the completions.
+    """Draw completions of the images in files, and return what :func:`fit_image` did to these.
 
     Args:
-        folder: of a run.
-        files: one image each, of any size.
+        folder, files: of a run, and of one image each, of any size.
         num_quadrant_inputs: number of known quadrants: 1, 2 or 3.
-        num_samples: completions of each image to show.
-        output: a PNG file.
-
-    Returns:
-        Warnings: what was done to images to make them like those of the model.
+        num_samples, output: completions of each image to show, and the PNG file to write.
 
     Raises:
-        DataError: a file can't be read as an image.
-        FileError: the folder holds no such model.
+        DataError, FileError: an image or the model can't be read.
         OSError: the output can't be written.
     """
     trained = TrainedCVAE.load(folder, num_quadrant_inputs)
@@ -55,17 +49,13 @@ def complete_files(
 
 
 def fit_image(file: Path, shape: Sequence[int]) -> tuple[torch.Tensor, list[str]]:
-    """Read an image, and make it like those that a model was trained on.
+    """Read an image as floats in [0, 1], like those of a model, and return what was done to it.
 
-    An image of another size is resized.  One with a bright background, by the median of its border,
-    is inverted, as the strokes of the model's digits are bright.
+    It is resized, and inverted if its background, the median of its border, is bright.
 
     Args:
         file: a PNG, JPEG, BMP, TIFF or WebP file.
-        shape: height and width of the model's images.
-
-    Returns:
-        Floats in [0, 1] of that shape, and what was done to the image.
+        shape: height and width of the model's images, and of what is returned.
 
     Raises:
         DataError: the file can't be read as an image.
@@ -76,7 +66,7 @@ def fit_image(file: Path, shape: Sequence[int]) -> tuple[torch.Tensor, list[str]
         warnings.append(f"{file} has {size} pixels: resized to {shape[0]} x {shape[1]}")
         pixels = np.asarray(Image.fromarray(pixels).resize((shape[1], shape[0])))
     border = np.concatenate([pixels[[0, -1]].ravel(), pixels[:, [0, -1]].ravel()])
-    if np.median(border) > 127:
+    if np.median(border) > 127:  # the strokes of the model's digits are bright
         warnings.append(f"{file} has a bright background: inverted")
         pixels = 255 - pixels
     return torch.as_tensor(pixels / np.float32(255)), warnings
@@ -85,21 +75,20 @@ def fit_image(file: Path, shape: Sequence[int]) -> tuple[torch.Tensor, list[str]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 1 for a failure, 2 for a bad line."""
     parser = OneLineParser("python -m cvae.complete", __doc__)
-    parser.add_argument("folder", type=Path, help="of a run")
-    parser.add_argument("images", type=Path, nargs="+", help="files of one image each")
-    quadrants_help = "number of known quadrants (default: 1)"
-    flags = ("-nq", "--num-quadrant-inputs")
-    parser.add_argument(*flags, type=int, choices=(1, 2, 3), default=1, help=quadrants_help)
-    parser.add_argument("-vs", "--num-samples", type=number(int, 1, 100), default=10, metavar="N")
-    parser.add_argument("--output", type=Path, default=Path("completions.png"), metavar="FILE")
-    parser.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=0, metavar="N")
+    add = parser.add_argument
+    add("folder", type=Path, help="of a run")
+    add("images", type=Path, nargs="+", help="files of one image each")
+    help = "number of known quadrants (default: 1)"
+    add("-nq", "--num-quadrant-inputs", type=int, choices=(1, 2, 3), default=1, help=help)
+    add("-vs", "--num-samples", type=number(int, 1, 100), default=10, metavar="N")
+    add("--output", type=Path, default=Path("completions.png"), metavar="FILE")
+    add("--seed", type=number(int, 0, 2**32 - 1), default=0, metavar="N")
     args = parser.parse_args(argv)
     pyro.set_rng_seed(args.seed)
-    paths = [path.expanduser() for path in (args.folder, args.output, *args.images)]
-    folder, output, *files = paths
+    folder, output, *files = (p.expanduser() for p in (args.folder, args.output, *args.images))
+    options = args.num_quadrant_inputs, args.num_samples, output
     try:
-        quadrants = args.num_quadrant_inputs
-        for warning in complete_files(folder, files, quadrants, args.num_samples, output):
+        for warning in complete_files(folder, files, *options):
             print(f"{parser.prog}: warning: {warning}", file=sys.stderr)
     except EXPECTED_ERRORS as error:
         print(f"{parser.prog}: error: {one_line(error)}", file=sys.stderr)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyro
@@ -11,15 +12,8 @@ from pyro.infer import Predictive
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cvae import estimators
 from cvae.baseline import missing_pixel_indices
-from cvae.estimators import (
-    baseline_nll,
-    effective_sample_size,
-    estimate_cll,
-    importance_sampling,
-    kl_per_latent,
-    monte_carlo,
-)
 from cvae.model import CVAE
 
 __all__ = ["Estimate", "Evaluation", "draw_samples", "evaluate", "with_error"]
@@ -34,8 +28,7 @@ class Estimate:
     Attributes:
         mean: of negative CLLs, lower is better, or of what the row says.
         standard_error: of that mean, over images; None for a single image.
-        num_images: images of the split.
-        num_particles: latent samples an image; 0 where there are none.
+        num_images, num_particles: images of the split, and latent samples of each, or 0.
     """
 
     mean: float
@@ -57,8 +50,7 @@ class Evaluation:
 
     Attributes:
         rows: the table's rows, in order.
-        diagnostics: further rows, which tell how far to trust those and how the model uses its
-            latent variables: estimates in nats, or plain numbers.
+        diagnostics: how far to trust those, and how the model uses its latent variables.
     """
 
     rows: dict[str, Estimate]
@@ -67,13 +59,9 @@ class Evaluation:
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "Evaluation":
         """Restore what ``dataclasses.asdict`` made of it."""
-        return cls(
-            rows={row: Estimate(**entry) for row, entry in plain["rows"].items()},
-            diagnostics={
-                row: Estimate(**entry) if isinstance(entry, dict) else float(entry)
-                for row, entry in plain["diagnostics"].items()
-            },
-        )
+        rows = {row: Estimate(**each) for row, each in plain["rows"].items()}
+        more = plain["diagnostics"].items()
+        return cls(rows, {k: Estimate(**v) if isinstance(v, dict) else v for k, v in more})
 
 
 def evaluate(
@@ -87,54 +75,45 @@ def evaluate(
     """Fill one column of the table.
 
     Args:
-        cvae: a trained model.
-        dataset: the images to evaluate on.
+        cvae, dataset: a trained model, and the images to evaluate it on.
         num_particles: for ``CVAE (Monte Carlo)``, the negative ELBO.
         num_importance_samples: for prior sampling and importance sampling.
-        gather: puts the values, of shape (..., images), of all processes together, where several
-            evaluate a shard of the images each.
+        gather: puts together the values, shape (..., images), of processes with a shard each.
 
     Returns:
-        In its rows, ``Performance gap`` is baseline minus Monte Carlo, with the standard error of
-        the differences image by image; ``KL`` and ``Reconstruction`` add up to Monte Carlo.  A
-        latent is active if its KL is over 0.01 nats on average; there is no such row where only
-        the KL of all latents together is known.  Below the worst percentile are 1 % of images.
+        ``Performance gap`` is baseline minus Monte Carlo, with the standard error of the
+        differences image by image; ``KL`` and ``Reconstruction`` add up to Monte Carlo.  A latent
+        is active if its KL is over 0.01 nats on average; there is no such row where only the KL of
+        all latents together is known.  Below the worst percentile are 1 % of images.
     """
-
-    def with_sample_size(weights: Tensor) -> Tensor:
-        return torch.stack([importance_sampling(weights), effective_sample_size(weights)])
-
-    def estimate(particles: int, **options: Any) -> Tensor:
-        return gather(estimate_cll(cvae, dataset, num_particles=particles, **options))
-
-    many = num_importance_samples
-    baseline = gather(baseline_nll(cvae.baseline_net, dataset))
-    elbo = estimate(num_particles, reduction=monte_carlo)
-    prior = estimate(many, proposal="prior")
-    importance, sample_sizes = estimate(many, reduction=with_sample_size)
-    latents = gather(kl_per_latent(cvae, dataset))  # (latents, images)
-    kl = latents.sum(0)
-    num_active = float((latents.mean(1) > MIN_KL_OF_ACTIVE_LATENT).sum())
+    many, mean = num_importance_samples, Estimate.over
+    cll = partial(estimators.estimate_cll, cvae, dataset)
+    both = (estimators.importance_sampling, estimators.effective_sample_size)
+    baseline = gather(estimators.baseline_nll(cvae.baseline_net, dataset))
+    elbo = gather(cll(num_particles=num_particles, reduction=estimators.monte_carlo))
+    prior = gather(cll(num_particles=many, proposal="prior"))
+    values = cll(num_particles=many, reduction=lambda logs: torch.stack([f(logs) for f in both]))
+    importance, sample_sizes = gather(values)
+    latents = gather(estimators.kl_per_latent(cvae, dataset))  # (latents, images)
+    kl, gap = latents.sum(0), baseline - elbo
     num_missing = len(missing_pixel_indices(dataset[0]["input"][None]))
-    return Evaluation(
-        rows={
-            "NN (baseline)": Estimate.over(baseline, 0),
-            "CVAE (Monte Carlo)": Estimate.over(elbo, num_particles),
-            "CVAE (prior sampling)": Estimate.over(prior, many),
-            "CVAE (importance sampling)": Estimate.over(importance, many),
-            "Performance gap": Estimate.over(baseline - elbo, num_particles),
-        },
-        diagnostics={
-            "KL": Estimate.over(kl, 0 if len(latents) > 1 else 1),
-            "Reconstruction": Estimate.over(elbo - kl, num_particles),
-            "Performance gap per pixel": Estimate.over(
-                (baseline - elbo) / num_missing, num_particles
-            ),
-            "Effective sample size, median": sample_sizes.median().item(),
-            "Effective sample size, worst percentile": sample_sizes.quantile(0.01).item(),
-            **({"Active latents": num_active} if len(latents) > 1 else {}),
-        },
-    )
+    rows = {
+        "NN (baseline)": mean(baseline, 0),
+        "CVAE (Monte Carlo)": mean(elbo, num_particles),
+        "CVAE (prior sampling)": mean(prior, many),
+        "CVAE (importance sampling)": mean(importance, many),
+        "Performance gap": mean(gap, num_particles),
+    }
+    diagnostics = {
+        "KL": mean(kl, 0 if len(latents) > 1 else 1),
+        "Reconstruction": mean(elbo - kl, num_particles),
+        "Performance gap per pixel": mean(gap / num_missing, num_particles),
+        "Effective sample size, median": sample_sizes.median().item(),
+        "Effective sample size, worst percentile": sample_sizes.quantile(0.01).item(),
+    }
+    if len(latents) > 1:
+        diagnostics["Active latents"] = float((latents.mean(1) > MIN_KL_OF_ACTIVE_LATENT).sum())
+    return Evaluation(rows, diagnostics)
 
 
 def with_error(value: float, error: float | None) -> str:
@@ -147,15 +126,11 @@ def with_error(value: float, error: float | None) -> str:
 
 @torch.no_grad()
 def draw_samples(cvae: CVAE, xs: Tensor, num_samples: int) -> Tensor:
-    """Draw predictions for images with missing pixels.
+    """Draw predictions: pixel probabilities in [0, 1], shape (num_samples, batch, h, w).
 
     Args:
-        cvae: the model.
-        xs: shape (batch, h, w).
+        cvae, xs: the model, and images with missing pixels, shape (batch, h, w).
         num_samples: predictions an image, each from a latent sample of its own.
-
-    Returns:
-        Pixel probabilities in [0, 1], shape (num_samples, batch, h, w).
     """
     predictive = Predictive(cvae.model, None, cvae.guide, num_samples, ("y",), parallel=True)
     with pyro.get_param_store().scope():

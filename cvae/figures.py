@@ -1,6 +1,5 @@
 """Figures from arrays, numbers and a title.  A dot is one of a figure, a pixel one of an image."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +13,12 @@ from torch import Tensor
 
 from cvae.checkpoint import atomic_write
 
-__all__ = [
-    "draw",
-    "plot_completions",
-    "plot_diversity",
-    "plot_problem",
-    "plot_samples",
-    "plot_training",
-]
-__all__ += ["save_figure", "style_axes", "tile", "training_table"]
+__all__ = ["draw", "plot_completions", "plot_diversity", "plot_problem", "plot_samples"]
+__all__ += ["plot_training", "save_figure", "style_axes", "tile", "training_table"]
 
 DPI = 200
 CELL, SMALL_CELL = 112, 84  # dots along the longer side of an image, about
-GAP, GROUP_GAP = 8, 24  # dots between images, and between groups of them
-MARGIN = 16  # dots around everything
+GAP, GROUP_GAP, MARGIN = 8, 24, 16  # dots between images, between groups, around everything
 ROW_LABELS, COLUMN_LABELS = 120, 32  # dots for the names of rows, and for a line of names above
 MISSING = (115, 158, 204)  # a blue that differs from every grey
 OUTLINE = (230, 159, 0)  # an orange that the colour-blind can tell from the blue
@@ -43,15 +34,12 @@ COLUMNS = {key: f"{name} (nats per image)" for key, (name, _, _) in LOSSES.items
 
 
 def tile(images: Tensor, scale: int, outlined: Tensor | None = None) -> np.ndarray:
-    """Tile a grid of images into one picture.
+    """Tile a grid of images into one picture, uint8 of shape (height, width, 3) in dots.
 
     Args:
         images: shape (rows, columns, h, w), in [0, 1]; NaN is drawn blue, as missing.
         scale: dots along each side of a pixel.
         outlined: pixels to draw an orange line around, just inside, bool that broadcasts to images.
-
-    Returns:
-        Red, green and blue on white, uint8 of shape (height, width, 3) in dots.
     """
     values = F.interpolate(images.float().cpu(), scale_factor=scale)
     dots = (values * 255).nan_to_num().round().byte()[..., None].repeat(1, 1, 1, 1, 3)
@@ -69,7 +57,7 @@ def plot_problem(truth: Tensor, known: dict[str, Tensor]) -> Figure:
 
     Args:
         truth: the whole images, shape (images, h, w), in [0, 1].
-        known: the given pixels, bool (h, w), by the name of a setting, such as ``"1 quadrant"``.
+        known: the given pixels, bool (h, w), by the name of a setting such as ``"1 quadrant"``.
     """
     scale = max(1, round(CELL / max(truth.shape[1:])))
     step = truth.shape[2] * scale + GAP
@@ -92,20 +80,13 @@ def plot_samples(
     Known pixels are outlined and the same in every row; missing ones are blue in the first row.
 
     Args:
-        truth: the whole images, shape (images, h, w), in [0, 1].
+        truth, y_hat: the whole images and the baseline's, shape (images, h, w), in [0, 1].
         known: the given pixels, bool (h, w).
-        y_hat: the baseline's predictions, shape (images, h, w), in [0, 1].
         samples: the CVAE's predictions, shape (samples, images, h, w), in [0, 1].
         title: stands above the figure, wrapped where it is too long.
     """
-    scale = max(1, round(CELL / max(known.shape)))
-    down = known.shape[0] * scale
-    above = torch.stack([torch.full_like(truth, torch.nan), truth, y_hat]).where(~known, truth)
-    picture = _join([tile(each, scale, known) for each in (above, samples.where(~known, truth))], 0)
-    names = ["Inputs", "Truth", "NN", *(f"CVAE {number + 1}" for number in range(len(samples)))]
-    tops = [row * (down + GAP) + (row >= 3) * (GROUP_GAP - GAP) for row in range(len(names))]
-    labels = [(-MARGIN, top + down / 2, name) for top, name in zip(tops, names, strict=True)]
-    return draw(picture, title, labels, left=ROW_LABELS)
+    first = {"Inputs": truth.where(known, torch.nan), "Truth": truth, "NN": y_hat}
+    return _draw_groups(first, truth, known, samples, title, axis=0)
 
 
 def plot_completions(
@@ -114,43 +95,43 @@ def plot_completions(
     """Draw a row for each image: what is given of it, the mean of its completions, and samples.
 
     Args:
-        images: shape (images, h, w), in [0, 1].
-        known: the given pixels, bool (h, w).
-        mean: of the completions, shape (images, h, w), in [0, 1].
-        samples: completions, shape (samples, images, h, w), in [0, 1].
-        title: stands above the figure, wrapped where it is too long.
+        images, mean: shape (images, h, w), in [0, 1].
+        known, samples, title: as for :func:`plot_samples`.
     """
+    first = {"Input": images.where(known, torch.nan), "Mean": mean}
+    return _draw_groups(first, images, known, samples, title, axis=1)
+
+
+def _draw_groups(
+    first: dict[str, Tensor], truth: Tensor, known: Tensor, samples: Tensor, title: str, axis: int
+) -> Figure:
+    """Draw the first images by name, then samples, in rows (axis 0) or in columns (axis 1)."""
     scale = max(1, round(CELL / max(known.shape)))
-    across = known.shape[1] * scale
-    given = torch.stack([images.where(known, torch.nan), mean])
-    parts = [
-        tile(each.where(~known, images).transpose(0, 1), scale, known) for each in (given, samples)
-    ]
-    names = ["Input", "Mean", *(f"CVAE {number + 1}" for number in range(len(samples)))]
-    lefts = [(across + GAP) * n + (n >= 2) * (GROUP_GAP - GAP) for n in range(len(names))]
-    labels = [(left + across / 2, -16, name) for left, name in zip(lefts, names, strict=True)]
-    return draw(_join(parts, axis=1), title, labels, top=COLUMN_LABELS)
+    groups = [each.where(~known, truth) for each in (torch.stack([*first.values()]), samples)]
+    pictures = [tile(each.transpose(0, axis), scale, known) for each in groups]
+    size, labels = known.shape[axis] * scale, []
+    for n, name in enumerate([*first, *(f"CVAE {n + 1}" for n in range(len(samples)))]):
+        middle = n * (size + GAP) + (n >= len(first)) * (GROUP_GAP - GAP) + size / 2
+        labels.append((middle, -16, name) if axis else (-16, middle, name))
+    space = {"top": COLUMN_LABELS} if axis else {"left": ROW_LABELS}
+    return draw(_join(pictures, axis), title, labels, **space)
 
 
 def plot_diversity(
     truth: Tensor, known: Tensor, y_hat: Tensor, samples: Tensor, title: str, num_shown: int = 20
 ) -> Figure:
-    """Draw for each image the baseline's one answer, and the CVAE's many samples.
-
-    From left to right: input, truth, baseline, mean of the samples, their standard deviation in
-    each pixel, and the first samples in two rows.
+    """Draw a row for each image: the baseline's one answer, and the CVAE's many samples.
 
     Args:
         truth, known, y_hat, samples, title: as for :func:`plot_samples`.
-        num_shown: how many samples to show, an even number; mean and deviation are over all.
+        num_shown: how many to show, an even number, in two rows; mean and deviation are over all.
     """
     scale = max(1, round(SMALL_CELL / max(known.shape)))
     samples = samples.where(~known, truth)
     std = 2 * samples.std(0, correction=0)  # which is at most 0.5 for values in [0, 1]
     large = [truth.where(known, torch.nan), truth, y_hat.where(~known, truth), samples.mean(0), std]
     outlined = torch.stack([*[known] * 4, known & False])
-    small = samples[:num_shown].unflatten(0, (2, -1))
-    bands = []
+    small, bands = samples[:num_shown].unflatten(0, (2, -1)), []
     for image in range(len(truth)):
         left = tile(torch.stack(large)[None, :, image], 2 * scale, outlined)
         left = np.pad(left, ((GAP // 2, GAP // 2), (0, 0), (0, 0)), constant_values=255)
@@ -165,23 +146,19 @@ def plot_diversity(
 def training_table(
     histories: dict[str, list[dict[str, float]]], best_epochs: dict[str, int]
 ) -> pd.DataFrame:
-    """Lay out the losses of every epoch.
+    """Lay out losses, and which epoch is the best, in a row for each net and epoch.
 
     Args:
-        histories: by the name of a net, a dict for each epoch: ``train`` and ``val`` losses in nats
-            per image, and for the CVAE the two terms of ``val``, ``reconstruction`` and ``kl``.
-        best_epochs: by the name of a net, the number of its best epoch, from 1.
-
-    Returns:
-        A row for each net and epoch: losses in nats per image, and whether the epoch is the best.
+        histories: by net, a dict for each epoch: ``train`` and ``val`` losses in nats per image,
+            and for the CVAE the two terms of ``val``, ``reconstruction`` and ``kl``.
+        best_epochs: by net, the number of its best epoch, from 1.
     """
-    return pd.DataFrame(
-        {"net": net, "epoch": number}
-        | {column: epoch.get(key) for key, column in COLUMNS.items()}
-        | {"best": number == best_epochs[net]}
+    rows = [
+        [net, number, *map(epoch.get, COLUMNS), number == best_epochs[net]]
         for net, epochs in histories.items()
         for number, epoch in enumerate(epochs, 1)
-    )
+    ]
+    return pd.DataFrame(rows, columns=["net", "epoch", *COLUMNS.values(), "best"])
 
 
 def plot_training(
@@ -191,18 +168,16 @@ def plot_training(
 
     Args:
         table: as from :func:`training_table`, of ``"baseline"`` and ``"CVAE"``.
-        title: stands above the figure, wrapped where it is too long.
-        references: by the name of a net, the tutorial's result, nats per image.
+        title: as for :func:`plot_samples`.
+        references: by net, the tutorial's result, nats per image.
     """
     figure = Figure(figsize=(10, 3.65), dpi=DPI)
     figure.set_layout_engine("constrained", wspace=0.06)
     figure.suptitle(title.replace("$", r"\$"), x=0.01, ha="left", fontsize=8, wrap=True)
-    panels = [
-        ("baseline", "baseline", ["train", "val"]),
-        ("CVAE: negative lower bound", "CVAE", ["train", "val"]),
-        ("CVAE: its two terms", "CVAE", ["reconstruction", "kl"]),
-    ]
-    for axes, (heading, net, keys) in zip(figure.subplots(1, 3), panels, strict=True):
+    nets, bound, terms = ["baseline", "CVAE", "CVAE"], ["train", "val"], ["reconstruction", "kl"]
+    panels = zip(figure.subplots(1, 3), nets, [bound, bound, terms], strict=True)
+    headings = ["baseline", "CVAE: negative lower bound", "CVAE: its two terms"]
+    for heading, (axes, net, keys) in zip(headings, panels, strict=True):
         rows = table[table["net"] == net].set_index("epoch")
         best = rows.loc[rows["best"], [COLUMNS[key] for key in keys if key != "train"]]
         dot = "o" if len(rows) == 1 else ""  # a line of one point can't be seen
@@ -252,8 +227,7 @@ def draw(
         picture: red, green and blue, uint8 of shape (height, width, 3).
         title: wrapped where it is too long.
         texts: each as (x, y, text), in dots from the picture's upper left corner.
-        left, top: dots left free beside and above the picture.
-        dpi: dots per inch.
+        left, top, dpi: dots left free beside and above the picture, and dots per inch.
     """
     height, width, _ = picture.shape
     across, up = max(left + width + 2 * MARGIN, 3 * dpi), top + height + 3 * MARGIN
@@ -261,7 +235,7 @@ def draw(
     # An escaped dollar is never part of a formula; with parse_math=False, it still is when wrapped.
     heading = figure.text(MARGIN / across, 1 - MARGIN / up, title.replace("$", r"\$"), wrap=True)
     heading.set(va="top", fontsize=8, linespacing=1.3)
-    up += math.ceil(heading.get_window_extent().height)
+    up += int(np.ceil(heading.get_window_extent().height))
     figure.set_size_inches(across / dpi, up / dpi)
     heading.set_y(1 - MARGIN / up)
     figure.figimage(picture, MARGIN + left, MARGIN)

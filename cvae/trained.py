@@ -5,7 +5,6 @@ import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch.utils.data import StackDataset
 from cvae.baseline import is_missing
 from cvae.checkpoint import FileError, read_tensors
 from cvae.config import FILES
-from cvae.data import MaskImages
+from cvae.data import MaskImages, Sample
 from cvae.estimators import estimate_cll
 from cvae.evaluate import draw_samples
 from cvae.model import CVAE
@@ -29,8 +28,7 @@ class TrainedCVAE:
     """A CVAE and the quadrants that it was trained to start from.
 
     Args:
-        cvae: the model.
-        num_quadrant_inputs: number of known quadrants: 1, 2 or 3.
+        cvae, num_quadrant_inputs: the model, and its number of known quadrants: 1, 2 or 3.
         image_shape: height and width of its images; by default they are square.
 
     Raises:
@@ -55,8 +53,7 @@ class TrainedCVAE:
         """Read ``cvae_net_q{n}.pth``, and from ``metrics.json`` how the networks were made.
 
         Args:
-            folder: where a run has written to.
-            num_quadrant_inputs: the n of the file's name.
+            folder, num_quadrant_inputs: where a run has written to, and the n of the file's name.
             device: where to compute.
 
         Raises:
@@ -65,32 +62,28 @@ class TrainedCVAE:
         weights_path = Path(folder) / FILES["cvae"].format(n=num_quadrant_inputs)
         metrics_path = Path(folder) / FILES["metrics"]
         try:
-            weights = read_tensors(weights_path)
-            metrics = json.loads(metrics_path.read_text())
-            names = ("activation", "generation_input")
-            architecture = {name: metrics["arguments"][name] for name in names}
-            hidden_1, num_pixels = weights["baseline_net.fc1.weight"].shape
-            z_dim, hidden_2 = weights["prior_net.fc31.weight"].shape
-            cvae = CVAE(z_dim, hidden_1, hidden_2, num_pixels=num_pixels, **architecture)
-            cvae.load_state_dict(weights)
-            return cls(cvae.to(device), num_quadrant_inputs, metrics.get("image_shape"))
-        except FileError:
-            raise
+            weights, text = read_tensors(weights_path), metrics_path.read_bytes()
         except OSError as error:
             raise FileError(f"{error.filename} can't be read ({error.strerror})") from error
+        try:
+            metrics = json.loads(text)
+            options = {key: metrics["arguments"][key] for key in ("activation", "generation_input")}
+            hidden_1, num_pixels = weights["baseline_net.fc1.weight"].shape
+            z_dim, hidden_2 = weights["prior_net.fc31.weight"].shape
+            cvae = CVAE(z_dim, hidden_1, hidden_2, num_pixels=num_pixels, **options)
+            cvae.load_state_dict(weights)
+            return cls(cvae.to(device), num_quadrant_inputs, metrics.get("image_shape"))
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise FileError(f"{weights_path} and {metrics_path} are not of one model") from error
 
     def complete(self, images: Tensor | np.ndarray, num_samples: int = 1) -> Tensor:
-        """Draw completions of images, whose missing quadrants are never looked at.
+        """Draw completions, shape (num_samples, N, h, w), in the model's precision.
+
+        Missing pixels, never looked at, become probabilities; the others stay the images' own.
 
         Args:
             images: shape (N, h, w) or (N, 1, h, w), floats in [0, 1] in the known quadrants.
             num_samples: completions an image, each from a latent sample of its own.
-
-        Returns:
-            Probabilities in the missing pixels and the images' own values in the others, in the
-            model's precision, shape (num_samples, N, h, w).
 
         Raises:
             ValueError: the images are not of that kind or size, or there are no images or samples.
@@ -100,37 +93,29 @@ class TrainedCVAE:
             return torch.where(is_missing(xs), draw_samples(self.cvae, xs, num_samples), xs)
 
     def negative_cll(self, images: Tensor | np.ndarray, num_particles: int = 100) -> Tensor:
-        """Estimate the negative CLL of the missing quadrants by importance sampling.
+        """Estimate the missing quadrants' negative CLL: nats, shape (N,), float64 on the CPU.
 
         Args:
             images: whole, shape (N, h, w) or (N, 1, h, w), floats in [0, 1].
-            num_particles: latent samples an image.
-
-        Returns:
-            Nats, lower is better, float64 of shape (N,), on the CPU.
+            num_particles: latent samples an image, for importance sampling.
 
         Raises:
             ValueError: the images are not of that kind or size, or there are none, or no particles.
         """
-        everywhere = torch.ones_like(self.known)
-        dataset = StackDataset(**self._masked(images, num_particles, everywhere))
+        dataset = StackDataset(**self._masked(images, num_particles, self.known | True))
         with _pyro_lock:
             return estimate_cll(self.cvae, dataset, num_particles=num_particles)
 
-    def _masked(
-        self, images: Tensor | np.ndarray, num_samples: int, checked: Tensor
-    ) -> dict[str, Any]:
+    def _masked(self, images: Tensor | np.ndarray, num_samples: int, checked: Tensor) -> Sample:
         """Split images into ``input`` and ``output`` if all ``checked`` pixels are valid."""
-        images = torch.as_tensor(images)
-        height, width = self.known.shape
-        if images.shape[1:] not in ((height, width), (1, height, width)):
-            shape = tuple(images.shape)
-            raise ValueError(f"images must have shape (N, {height}, {width}), not {shape}")
-        if min(len(images), num_samples) < 1:
-            counts = f"images ({len(images)}) and samples of each ({num_samples})"
-            raise ValueError(f"{counts} must be at least 1")
+        images, shape = torch.as_tensor(images), tuple(self.known.shape)
+        if images.shape[1:] not in (shape, (1, *shape)):
+            expected = "images must have shape (N, {}, {})".format(*shape)
+            raise ValueError(f"{expected}, not {tuple(images.shape)}")
+        n = len(images)
+        if min(n, num_samples) < 1:
+            raise ValueError(f"images ({n}) and samples of each ({num_samples}) must be at least 1")
         if not images.is_floating_point() or is_missing(images[..., checked]).any():
             raise ValueError("images must be floats in [0, 1]: divide bytes by 255")
-        original = images.reshape(-1, 1, height, width).to(next(self.cvae.parameters()))
-        sample = self.mask({"original": original})
-        return {name: sample[name] for name in ("input", "output")}
+        original = images.reshape(-1, 1, *shape).to(next(self.cvae.parameters()))
+        return self.mask({"original": original})
