@@ -80,9 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("images", type=Path, nargs="+", help="files of one image each")
     help = "number of known quadrants (default: 1)"
     add("-nq", "--num-quadrant-inputs", type=int, choices=(1, 2, 3), default=1, help=help)
-    add("-vs", "--num-samples", type=number(int, 1, 100), default=10, metavar="N")
-    add("--output", type=Path, default=Path("completions.png"), metavar="FILE")
-    add("--seed", type=number(int, 0, 2**32 - 1), default=0, metavar="N")
+    help = "completions of each image to show (default: 10)"
+    add("-vs", "--num-samples", type=number(int, 1, 100), default=10, metavar="N", help=help)
+    output = Path("completions.png")
+    add("--output", type=Path, default=output, metavar="FILE", help=f"(default: {output})")
+    help = "of the random numbers (default: 0)"
+    add("--seed", type=number(int, 0, 2**32 - 1), default=0, metavar="N", help=help)
     args = parser.parse_args(argv)
     pyro.set_rng_seed(args.seed)
     folder, output, *files = (p.expanduser() for p in (args.folder, args.output, *args.images))

@@ -64,11 +64,17 @@ def importance_sampling(weights: Tensor) -> Tensor:
 
 
 def effective_sample_size(weights: Tensor) -> Tensor:
-    r"""Tell how many equal weights are worth as much: from 1 to their number, shape (batch,).
+    r"""How many equal weights would be worth as much as these, between 1 and their number.
 
     .. math:: \Bigl(\sum_s w_s\Bigr)^2 \Big/ \sum_s w_s^2
 
-    for log weights of shape (particles, batch); Kong (1992).  If few, a negative CLL is too high.
+    Kong (1992).  Few mean that importance sampling rests on few particles and is too high.
+
+    Args:
+        weights: logs, shape (particles, batch).
+
+    Returns:
+        Shape (batch,).
     """
     return 1 / weights.softmax(0).square().sum(0)
 
@@ -76,9 +82,9 @@ def effective_sample_size(weights: Tensor) -> Tensor:
 def kl_divergences(model: Trace, guide: Trace) -> Tensor:
     r"""KL(q(z|x,y) || p(z|x)), nats, shape (*particles, batch, latents), from their two traces.
 
-    It is in closed form where PyTorch knows one, and elsewhere estimated without bias by the
-    samples in the traces, :math:`\log q(z|x,y) - \log p(z|x)`.  There is one column where there is
-    no closed form, or q or p is not independent in each latent.
+    It is in closed form where PyTorch knows one, and of each latent by itself where both
+    distributions are independent in each.  Elsewhere it is estimated without bias by the samples
+    in the traces, :math:`\log q(z|x,y) - \log p(z|x)`, and there is one column for all latents.
     """
     q, p = guide.nodes["z"], model.nodes["z"]
     try:
@@ -90,7 +96,11 @@ def kl_divergences(model: Trace, guide: Trace) -> Tensor:
 
 
 def kl_per_latent(cvae: CVAE, dataset: Dataset) -> Tensor:
-    """Compute :func:`kl_divergences` from one sample an image: (latents, N), float64 on the CPU."""
+    """Compute :func:`kl_divergences` of every image, with one sample where that is sampled.
+
+    Returns:
+        Nats, float64 on the CPU, shape (latents, N).
+    """
     traces = partial(_traces, cvae, particles=1, proposal="recognition")
     return _for_all_images(lambda xs, ys: kl_divergences(*traces(xs, ys)).squeeze(0).t(), dataset)
 

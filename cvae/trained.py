@@ -102,7 +102,8 @@ class TrainedCVAE:
         Raises:
             ValueError: the images are not of that kind or size, or there are none, or no particles.
         """
-        dataset = StackDataset(**self._masked(images, num_particles, self.known | True))
+        everywhere = torch.ones_like(self.known)
+        dataset = StackDataset(**self._masked(images, num_particles, everywhere))
         with _pyro_lock:
             return estimate_cll(self.cvae, dataset, num_particles=num_particles)
 
