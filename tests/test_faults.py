@@ -7,6 +7,6 @@ from .faults import ROOT
 
 
 def test_killed_runs_come_to_the_same_end():
-    command = [sys.executable, "-m", "tests.faults", "--kills", "1"]
+    command = [sys.executable, "-m", "tests.faults", "--kills", "1", "--quick"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

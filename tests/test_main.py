@@ -280,7 +280,7 @@ def stop_after(calls: int, place: str, number: int) -> Any:
     [
         ("SIGINT", "cvae.train._average", 2),
         ("SIGTERM", "main.evaluate", 1),
-        ("SIGINT", "os.replace", 9),
+        ("SIGINT", "os.replace", 15),
     ],
 )
 def test_stopped_run_resumes_and_ends_with_the_same_bytes(
@@ -414,16 +414,12 @@ def test_output_inside_the_images_is_never_read_as_images(tmp_path, monkeypatch,
     save_digits(tmp_path / "images" / "b")
     monkeypatch.chdir(tmp_path / "images")
     words = [*TINY[4:], "--dataset", ".", "-nq", "1"]
-    for more in ([], ["3"], ["2"]):
+    for more in ([], ["3"]):
         assert main.main([*words, *more]) == 0
         assert (
             "(50 images), images validation split (10 images), 2 classes" in capsys.readouterr().out
         )
-    assert list(pd.read_csv("results/results.csv", index_col=0)) == [
-        "1 quadrant",
-        "2 quadrants",
-        "3 quadrants",
-    ]
+    assert list(pd.read_csv("results/results.csv", index_col=0)) == ["1 quadrant", "3 quadrants"]
 
 
 @pytest.mark.parametrize("output", ["images", "images/a", "images/../images"])
