@@ -18,7 +18,7 @@ from cvae.jobs import choose_jobs, usable_cores
 from .faults import end_of_group, outcome, processes_of_group, start
 
 WORDS = "--dataset mnist-5k --subset 100 -esp 50 -p 2 --num-importance-samples 3 -vi 3 -vs 2"
-LONG = [*WORDS.split(), "-nq", "1", "3", "-n", "10"]  # enough epochs to be stopped in one of them
+LONG = [*WORDS.split(), "-nq", "1", "3", "-n", "7"]  # enough epochs to be stopped in one of them
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def test_killed_and_failed_runs_cost_no_other_and_resume_to_the_same_files(
     (folder / "training_q3.csv").rmdir()
     assert main.main([*LONG, "--jobs", "2", "--output-dir", str(folder)]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("1 quadrant, CVAE, epoch 10/10: ") == 1
+    assert printed.count("1 quadrant, CVAE, epoch 7/7: ") == 1
     assert "quadrants, baseline, epoch" not in printed  # as these were trained before
     assert printed.count("| NN (baseline) |") == 1
     one_after_another = tmp_path / "whole"

@@ -35,8 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=60, help="how many")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--jobs", type=int, default=1, help="of the runs")
+    parser.add_argument("--quick", action="store_true", help="few images and epochs")
     args = parser.parse_args(argv)
     words = [*WORDS.split(), "--jobs", str(args.jobs)]
+    if args.quick:
+        words += ["--subset", "60", "-n", "3", "-nq", "3"]
     if args.jobs > 1:
         words += ["-n", "60", "-esp", "60"]  # else most of the time would be the children's start
     torch.set_num_threads(1)  # a copy of a process has none of its threads
