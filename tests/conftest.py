@@ -19,6 +19,8 @@ from cvae.model import CVAE, Encoder
 settings.register_profile("seeded", derandomize=True, deadline=None, database=None)
 settings.load_profile("seeded")
 
+torch.set_num_threads(1)  # in each of two processes
+
 Z_DIM, HIDDEN_1, HIDDEN_2 = 3, 16, 12
 
 
