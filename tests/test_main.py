@@ -78,9 +78,10 @@ def same_results(folder: Path, whole: Path) -> bool:
 
 
 def error_line(capsys: Any) -> str:
-    """Return the one line on stderr, without the program's name."""
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("main.py: ")
+    """Return the program's one line on stderr, beside what a download may show, without its name."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    (line,) = [line for line in lines if line.startswith("main.py: ")]
+    assert line == lines[-1] and not any("Traceback" in line for line in lines)
     return line.removeprefix("main.py: ").removeprefix("error: ")
 
 
