@@ -78,7 +78,7 @@ def same_results(folder: Path, whole: Path) -> bool:
 
 
 def error_line(capsys: Any) -> str:
-    """Return the program's one line on stderr, beside what a download may show, without its name."""
+    """Return the program's one line on stderr, which a download's lines may precede."""
     lines = capsys.readouterr().err.strip().splitlines()
     (line,) = [line for line in lines if line.startswith("main.py: ")]
     assert line == lines[-1] and not any("Traceback" in line for line in lines)
