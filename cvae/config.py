@@ -119,7 +119,9 @@ class DataConfig:
     )
     data_dir: Path = option(Path("data"), "folder of the data sets' files", **DIR)
     val_fraction: float | None = option(
-        None, "of your own images, which validates if they bring no split; else 1/6", type=fraction
+        None,
+        "of your own images, for validation; by default 1/6, or the split that they bring",
+        type=fraction,
     )
     subset: int | None = option(None, "use only the first N images of each split", type=positive)
     holdout: int = option(

@@ -173,7 +173,7 @@ def test_help_shows_each_default():
         assert nothing not in shown
     for default in (
         "numbers of known quadrants (default: 1 2 3)",
-        "no split; else 1/6",
+        "for validation; by default 1/6, or the split that they bring",
         "each net (default: 50; quick: 3; best: 30)",
         "another one (quick: 12; best: 12)",
         "lower validation loss (default: 3; quick: 30; best: 30)",
