@@ -79,10 +79,12 @@ def run_side_by_side(config: Config, num_jobs: int) -> list[str]:
                 at_a_time = len(runs) - last if number >= last else num_jobs
                 threads = max(1, torch.get_num_threads() // at_a_time)
                 # A child starts as a whole, and with Ctrl-C blocked, which reaches all processes.
-                signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-                connection, process = _start(config, seed, n, threads, place)
-                running[connection] = process, place, config.run_name(seed, n)
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+                before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+                try:
+                    connection, process = _start(config, seed, n, threads, place)
+                    running[connection] = process, place, config.run_name(seed, n)
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
             log: Any
             for log in wait(list(running)):
                 try:

@@ -109,7 +109,11 @@ def _open_all(config: Config, seed: int) -> dict[int, Checkpoint]:
 
 def describe(datasets: dict[str, CVAEMNIST]) -> str:
     """Name all splits, with the numbers of their images."""
-    return ", ".join(f"{data.name} ({len(data):,} images)" for data in datasets.values())
+    return ", ".join(_describe_split(data.name, len(data)) for data in datasets.values())
+
+
+def _describe_split(name: str, num_images: int) -> str:
+    return f"{name} ({num_images:,} images)"
 
 
 def saved_evaluations(checkpoint: Checkpoint, config: Config) -> dict[str, Evaluation] | None:
@@ -281,10 +285,8 @@ def _write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
 
 
 def _caption(config: Config, metrics: dict[str, Any]) -> str:
-    splits = {
-        key: f"{split['name']} ({split['images']:,} images)"
-        for key, split in metrics["splits"].items()
-    }
+    saved = metrics["splits"].items()
+    splits = {key: _describe_split(split["name"], split["images"]) for key, split in saved}
     where = f"{splits['val']}, which also decided when to stop training"
     if "test" in splits:
         decided = f"validation: {splits['val']}, which decided when to stop training"

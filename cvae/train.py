@@ -7,6 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 
 import pyro
 import torch
@@ -227,15 +229,19 @@ def _fit(
             order.set_epoch(epoch)
 
         net.train()
-        losses, images = [], 0
+        total, unread, images = 0.0, [], 0
         with epoch_bar(dataloaders["train"], title) as bar:
             for batch in bar:
                 optimizer.batch_size = len(batch["input"]) * distributed.world_size()
-                losses.append(step(batch["input"], batch["output"]))
+                unread.append(step(batch["input"], batch["output"]))
                 images += len(batch["input"])
-                if not bar.disable and len(losses) % SHOW_EVERY == 0:
-                    bar.set_postfix(loss=f"{sum(map(float, losses)) / images:.1f}", refresh=False)
-        averages = _average({"train": sum(map(float, losses)), "images": images})
+                if not bar.disable and len(unread) == SHOW_EVERY:
+                    total = reduce(add, map(float, unread), total)
+                    unread.clear()
+                    bar.set_postfix(loss=f"{total / images:.1f}", refresh=False)
+        # Added up one by one, also where a bar is shown, for the same sum to the last bit.
+        total = reduce(add, map(float, unread), total)
+        averages = _average({"train": total, "images": images})
 
         net.eval()
         sums: Counter[str] = Counter()
