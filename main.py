@@ -97,6 +97,7 @@ def train_and_evaluate(config: Config, seed: int, n: int) -> None:
         pre_trained_baseline_net=baseline_net,
         activation=config.model.activation,
         generation_input=config.model.generation_input,
+        residual_blocks=config.model.residual_blocks,
         num_pixels=num_pixels,
     ).to(device)
     animated = shown[inputs[:NUM_ANIMATED]]["input"]

@@ -81,6 +81,7 @@ class Checkpoint:
     Args:
         path: of the file; if it is there, it is read.
         config: what the trained nets depend on, plain values by name.
+        older: what options were that a file of an older version does not name.
 
     Attributes:
         parts: plain values and tensors by name: the training of each net, and the evaluation.
@@ -90,12 +91,14 @@ class Checkpoint:
         UsageError: it is of a run with another config; the message names what differs.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+    def __init__(
+        self, path: Path, config: dict[str, Any], older: dict[str, Any] | None = None
+    ) -> None:
         self.path, self.config, self.parts = path, config, dict[str, Any]()
         if path.exists():
             with self.reading():
                 saved = read_tensors(path)
-                self._compare(saved["config"])
+                self._compare((older or {}) | saved["config"])
                 self.parts = saved["parts"]
 
     def _compare(self, there: dict[str, Any]) -> None:

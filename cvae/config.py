@@ -140,6 +140,11 @@ class ModelConfig:
 
     activation: str = option("relu", "of the CVAE's hidden layers", choices=ACTIVATIONS)
     generation_input: str = option("z", "p(y|z), or p(y|x,z)", choices=GENERATION_INPUTS)
+    residual_blocks: int = option(
+        0,
+        "in each encoder, after its hidden layers, and twice as many in the generation network",
+        type=number(int, 0, 100),
+    )
     elbo: str = option("mean-field", "KL in closed form, or sampled", choices=ELBOS)
 
 
@@ -151,6 +156,11 @@ class TrainingConfig:
         schedule: ``"one-cycle"`` is up over three tenths of all steps, then down to nearly zero
             (Smith, Topin (2018), with PyTorch's defaults).
         max_grad_norm: limit of the norm of the gradients of a batch's mean loss.
+        shift: most pixels by which an image is shifted, anew in each step, before the last phase.
+        bound_samples: of an image in the bound of the last phase.  Several make it the
+            importance-weighted bound (Burda, Grosse, Salakhutdinov (2016)), one the usual ELBO.
+        last_phase: fraction of the epochs, rounded to whole ones.  Where training stops early,
+            there may be none.
         precision: weights, sums, losses, validation and evaluation are in float32 either way.
         min_steps: on a small data set, epochs are multiplied, at most by 20, until they come to so
             many gradient steps.
@@ -168,6 +178,11 @@ class TrainingConfig:
     weight_decay: float = option(0.0, "of AdamW; with 0 it is plain Adam", type=number(float, 0))
     beta2: float = option(0.999, "decay of Adam's average of squared gradients", type=fraction)
     max_grad_norm: float = option(math.inf, "limit of the CVAE's mean gradients", type=rate)
+    shift: int = option(0, "shift training images by up to N pixels", type=number(int, 0, 100))
+    bound_samples: int = option(1, "latent samples in the last phase's bound", type=positive)
+    last_phase: float = option(
+        0.2, "last fraction of the epochs, without shifts, with those samples", type=fraction
+    )
     precision: str = option("float32", "of matrix products in training", choices=PRECISIONS)
     min_steps: int = 0
 
@@ -181,6 +196,12 @@ class TrainingConfig:
         """Return the maximum number of epochs, given the number of training batches."""
         enough = math.ceil(self.min_steps / steps_per_epoch)
         return max(self.num_epochs, min(MAX_FACTOR * self.num_epochs, enough))
+
+    def first_phase(self, steps_per_epoch: int) -> int:
+        """Return the number of epochs before the last phase, or all if that is no different."""
+        epochs = self.epochs(steps_per_epoch)
+        differs = self.shift > 0 or self.bound_samples > 1
+        return round((1 - self.last_phase) * epochs) if differs else epochs
 
 
 @dataclass(frozen=True)
@@ -340,6 +361,8 @@ def make_config(given: dict[str, Any]) -> Config:
         num_epochs=values.pop("baseline_epochs", cvae.num_epochs),
         min_steps=0 if "baseline_epochs" in given else least["baseline"],
         max_grad_norm=math.inf,
+        shift=0,
+        bound_samples=1,
     )
     data, model, evaluation = map(pick, (DataConfig, ModelConfig, EvaluationConfig))
     return Config(

@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, Subset
 
+from cvae.baseline import is_missing
 from cvae.config import DATASETS, VAL_FRACTION, UsageError
 from cvae.datasets import Images, load_images, resolve_dataset, split_images
 
 __all__ = ["CVAEMNIST", "MaskImages", "Sample", "ToTensor", "get_data", "make_loader"]
-__all__ += ["shard"]
+__all__ += ["shard", "shift_images"]
 
 Sample = dict[str, Any]
 
@@ -170,6 +172,24 @@ class MaskImages:
         known = {1: bottom & left, 2: left, 3: left | ~bottom}[self.num_quadrant_inputs]
         sample = {**sample, "input": torch.where(known, image, self.mask_with)}
         return {**sample, "output": torch.where(known, self.mask_with, image)}
+
+
+def shift_images(xs: Tensor, ys: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+    """Shift each image of a batch at random; zeros come in at the border.
+
+    Args:
+        xs, ys: the known and the missing pixels, as from :class:`MaskImages`, shape (batch, h, w).
+        pixels: the most by which an image is shifted, up or down, and left or right.
+
+    Returns:
+        The known and the missing pixels of the shifted images, at the same places as before.
+    """
+    missing, shape = is_missing(xs), xs.shape[1:]
+    padded = F.pad(torch.where(missing, ys, xs), [pixels] * 4)
+    windows = padded.unfold(1, shape[0], 1).unfold(2, shape[1], 1)  # (batch, down, across, h, w)
+    down, across = torch.randint(2 * pixels + 1, (2, len(xs)), device=xs.device)
+    images = windows[torch.arange(len(xs), device=xs.device), down, across]
+    return torch.where(missing, xs, images), torch.where(missing, images, ys)
 
 
 def get_data(

@@ -179,7 +179,7 @@ def plot_training(
     headings = ["baseline", "CVAE: negative lower bound", "CVAE: its two terms"]
     for heading, (axes, net, keys) in zip(headings, panels, strict=True):
         rows = table[table["net"] == net].set_index("epoch")
-        best = rows.loc[rows["best"], [COLUMNS[key] for key in keys if key != "train"]]
+        best = rows.loc[rows["best"], [COLUMNS[key] for key in keys if key != "train"]].dropna()
         dot = "o" if len(rows) == 1 else ""  # a line of one point can't be seen
         for key in keys:
             name, colour, dashes = LOSSES[key]
@@ -187,8 +187,13 @@ def plot_training(
         if references and "val" in keys:
             name = f"tutorial: {references[net]:.1f}"
             axes.axhline(references[net], color="0.35", linewidth=1, linestyle=":", label=name)
-        circles = axes.plot(best, "o", color="white", mec="black", markersize=5)
-        circles[0].set_label(f"best: epoch {best.index[0]}")
+        if len(best):
+            circles = axes.plot(best, "o", color="white", mec="black", markersize=5)
+            circles[0].set_label(f"best: epoch {best.index[0]}")
+        tighter = rows.index[rows[COLUMNS["kl"]].isna()]
+        if net == "CVAE" and len(tighter):
+            name = "importance-weighted bound"
+            axes.axvspan(tighter[0] - 0.5, tighter[-1] + 0.5, color="0.92", label=name)
         axes.set_title(heading, fontsize=9)
         axes.legend(fontsize=7, frameon=False)
         style_axes(axes, "nats per image, lower is better")

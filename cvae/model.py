@@ -14,9 +14,39 @@ from torch import Tensor
 from cvae.baseline import BaselineNet, is_missing, linear, missing_pixel_indices
 from cvae.config import ACTIVATIONS, GENERATION_INPUTS
 
-__all__ = ["CVAE", "Decoder", "Encoder"]
+__all__ = ["CVAE", "Decoder", "Encoder", "ResidualBlock"]
 
 MAX_LOG_SCALE = 20.0  # keeps scales, their squares and their inverses finite in single precision
+
+
+class ResidualBlock(nn.Module):
+    r"""Two layers that add to what they are given; a new block adds nothing.
+
+    .. math:: h + W_2 \, a(W_1 h + b_1) + b_2
+
+    He, Zhang, Ren, Sun (2016), with :math:`W_2 = b_2 = 0` at the start.
+
+    Args:
+        width: number of units.
+        activation: :math:`a`, ``"relu"`` or ``"silu"``.
+    """
+
+    def __init__(self, width: int, activation: str) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, width)
+        self.fc2 = nn.Linear(width, width)
+        nn.init.zeros_(self.fc2.weight)
+        nn.init.zeros_(self.fc2.bias)
+        self.activation = getattr(F, activation)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return a tensor of the same shape, (..., width)."""
+        return hidden + self.fc2(self.activation(self.fc1(hidden)))
+
+
+def make_blocks(number: int, width: int, activation: str) -> nn.Sequential:
+    """Make residual blocks, one after another; without any, what comes in goes out."""
+    return nn.Sequential(*(ResidualBlock(width, activation) for _ in range(number)))
 
 
 class Encoder(nn.Module):
@@ -31,6 +61,7 @@ class Encoder(nn.Module):
         hidden_2: units of the second hidden layer.
         activation: of the hidden layers, ``"relu"`` or ``"silu"``.
         num_pixels: height times width of an image.
+        residual_blocks: number of them after the hidden layers.
     """
 
     def __init__(
@@ -40,10 +71,12 @@ class Encoder(nn.Module):
         hidden_2: int = 500,
         activation: str = "relu",
         num_pixels: int = 784,
+        residual_blocks: int = 0,
     ) -> None:
         super().__init__()
         self.fc1 = nn.Linear(num_pixels, hidden_1)
         self.fc2 = nn.Linear(hidden_1, hidden_2)
+        self.blocks = make_blocks(residual_blocks, hidden_2, activation)
         self.fc31 = nn.Linear(hidden_2, z_dim)
         self.fc32 = nn.Linear(hidden_2, z_dim)
         self.activation = getattr(F, activation)
@@ -57,7 +90,7 @@ class Encoder(nn.Module):
         """
         xc = torch.where(is_missing(x), y.view(x.shape), x)
         hidden = self.activation(self.fc1(xc.flatten(1)))
-        hidden = self.activation(self.fc2(hidden))
+        hidden = self.blocks(self.activation(self.fc2(hidden)))
         z_loc = linear(hidden, self.fc31)
         z_scale = torch.exp(linear(hidden, self.fc32).clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE))
         return z_loc, z_scale
@@ -81,12 +114,14 @@ class Decoder(nn.Module):
         activation: str = "relu",
         generation_input: str = "z",
         num_pixels: int = 784,
+        residual_blocks: int = 0,
     ) -> None:
         super().__init__()
         sees_x = generation_input == "xz"
         self.fc0 = nn.Linear(num_pixels, hidden_1, bias=False) if sees_x else None
         self.fc1 = nn.Linear(z_dim, hidden_1)
         self.fc2 = nn.Linear(hidden_1, hidden_2)
+        self.blocks = make_blocks(residual_blocks, hidden_2, activation)
         self.fc3 = nn.Linear(hidden_2, num_pixels)
         self.activation = getattr(F, activation)
 
@@ -106,7 +141,7 @@ class Decoder(nn.Module):
         if self.fc0 is not None:
             hidden = hidden + self.fc0(x)
         hidden = self.activation(self.fc2(self.activation(hidden)))
-        return linear(hidden, self.fc3, pixels)
+        return linear(self.blocks(hidden), self.fc3, pixels)
 
 
 class CVAE(PyroModule):
@@ -129,6 +164,7 @@ class CVAE(PyroModule):
     Args:
         pre_trained_baseline_net: the trained baseline, whose parameters are frozen; without one, a
             new network that waits for ``load_state_dict``.
+        residual_blocks: number of them in each encoder; the generation network has twice as many.
 
     Other arguments are those of :class:`Encoder` and :class:`Decoder`.
 
@@ -145,6 +181,7 @@ class CVAE(PyroModule):
         activation: str = "relu",
         generation_input: str = "z",
         num_pixels: int = 784,
+        residual_blocks: int = 0,
     ) -> None:
         super().__init__()
         for name, value, choices in (
@@ -157,9 +194,11 @@ class CVAE(PyroModule):
             pre_trained_baseline_net = BaselineNet(hidden_1, hidden_2, num_pixels)
         sizes = z_dim, hidden_1, hidden_2, activation
         self.baseline_net = pre_trained_baseline_net.requires_grad_(False).eval()
-        self.prior_net: Any = Encoder(*sizes, num_pixels)
-        self.generation_net: Any = Decoder(*sizes, generation_input, num_pixels)
-        self.recognition_net: Any = Encoder(*sizes, num_pixels)
+        self.prior_net: Any = Encoder(*sizes, num_pixels, residual_blocks)
+        self.generation_net: Any = Decoder(
+            *sizes, generation_input, num_pixels, 2 * residual_blocks
+        )
+        self.recognition_net: Any = Encoder(*sizes, num_pixels, residual_blocks)
         self.generation_input = generation_input
 
     def train(self, mode: bool = True) -> "CVAE":

@@ -98,7 +98,7 @@ def open_checkpoint(config: Config, seed: int, n: int) -> Checkpoint:
         "image_shape": list(splits["train"].images.shape[1:]),
         "seed": seed,
     }
-    return Checkpoint(config.path("checkpoint", seed, n), depends_on)
+    return Checkpoint(config.path("checkpoint", seed, n), depends_on, older=Config().trained_by)
 
 
 def _open_all(config: Config, seed: int) -> dict[int, Checkpoint]:

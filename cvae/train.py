@@ -14,7 +14,7 @@ import pyro
 import torch
 import torch.nn as nn
 from pyro import poutine
-from pyro.infer import ELBO, SVI, TraceMeanField_ELBO
+from pyro.infer import ELBO, SVI, RenyiELBO, TraceMeanField_ELBO
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 from tqdm import tqdm
@@ -24,11 +24,13 @@ from cvae.baseline import BaselineNet, missing_pixel_nll
 from cvae.checkpoint import Checkpoint, random_state, set_random_state
 from cvae.config import TrainingConfig
 from cvae.console import epoch_bar
+from cvae.data import shift_images
 from cvae.estimators import kl_divergences
 from cvae.model import CVAE
 from cvae.optimizer import Optimizer, TrainingError
 
-__all__ = ["EarlyStopping", "History", "TrainingError", "train_baseline", "train_cvae"]
+__all__ = ["EarlyStopping", "History", "TrainingError", "importance_weighted_elbo"]
+__all__ += ["train_baseline", "train_cvae"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,23 +45,27 @@ class History:
 
     Attributes:
         epochs: a dict for each epoch: ``train`` and ``val`` losses, ``seconds``, and for the CVAE
-            the two terms of ``val``, ``reconstruction`` and ``kl``.
+            the two terms of ``val``, ``reconstruction`` and ``kl``, where it is an ELBO.
         snapshots: what the net predicted after each epoch, where that was asked for.
+        first_phase: number of epochs before those whose losses are another bound.  Losses are
+            compared within a phase.
     """
 
     epochs: list[Losses] = field(default_factory=list)
     snapshots: list[Tensor] = field(default_factory=list)
+    first_phase: int = 0
 
     @property
     def best_epoch(self) -> int:
-        """Number, from 1, of the first epoch with the lowest validation loss; 0 before any."""
-        losses = [epoch["val"] for epoch in self.epochs]
-        return 1 + losses.index(min(losses)) if losses else 0
+        """Number, from 1, of the last phase's first epoch with its lowest validation loss, or 0."""
+        before = self.first_phase if len(self.epochs) > self.first_phase else 0
+        losses = [epoch["val"] for epoch in self.epochs[before:]]
+        return before + 1 + losses.index(min(losses)) if losses else 0
 
     @property
     def best_loss(self) -> float:
-        """The lowest validation loss, nats per image."""
-        return min(epoch["val"] for epoch in self.epochs)
+        """The validation loss of the best epoch, nats per image."""
+        return self.epochs[self.best_epoch - 1]["val"]
 
     @property
     def seconds(self) -> float:
@@ -121,7 +127,19 @@ def train_baseline(
     def validate(xs: Tensor, ys: Tensor) -> Losses:
         return {"val": missing_pixel_nll(net, xs, ys).sum().item()}
 
-    return _fit("baseline", name, net, optimizer, step, validate, dataloaders, training, checkpoint)
+    data = dataloaders, training, checkpoint
+    return _fit("baseline", name, net, optimizer, step, validate, History(), *data)
+
+
+def importance_weighted_elbo(num_samples: int) -> RenyiELBO:
+    r"""Return Pyro's estimate of a bound that is tighter with more samples of each image,
+
+    .. math:: -\log \frac{1}{S} \sum_s \frac{p(y|z_s) \, p(z_s|x)}{q(z_s|x,y)},
+        \quad z_s \sim q(z|x,y)
+
+    (Burda, Grosse, Salakhutdinov (2016)).  With one sample it is the negative ELBO.
+    """
+    return RenyiELBO(num_particles=num_samples, vectorize_particles=True, max_plate_nesting=1)
 
 
 def train_cvae(
@@ -140,12 +158,15 @@ def train_cvae(
 
     .. math:: KL(q(z|x,y) \| p(z|x)) - \log p(y|z), \quad z \sim q(z|x,y)
 
-    (Sohn, Lee, Yan (2015), equation 4) and leaves the CVAE with its best weights.
+    (Sohn, Lee, Yan (2015), equation 4) and leaves the CVAE with its best weights.  In the last
+    phase of ``training``, images are no longer shifted, and with several ``bound_samples`` the
+    bound is :func:`importance_weighted_elbo`.  Validation and early stopping have the bound that is
+    trained.
 
     Args:
         cvae: trained in place.
         elbo: Pyro's estimate of the bound, by default ``TraceMeanField_ELBO()`` with the KL term in
-            closed form.  Validation and early stopping have the same estimate.
+            closed form.
         snapshot: called with the number of each epoch after it; the history holds its results.
 
     Other arguments, results and errors are those of :func:`train_baseline`.
@@ -157,14 +178,26 @@ def train_cvae(
     cvae.baseline_net.requires_grad_(False)
     optimizer = Optimizer(cvae, training, len(dataloaders["train"]))
     autocast = _autocast(cvae, training)
-    svi = SVI(autocast(cvae.model), autocast(cvae.guide), optimizer, loss=elbo)
+    model, guide = autocast(cvae.model), autocast(cvae.guide)
+    samples = training.bound_samples
+    bounds = elbo, importance_weighted_elbo(samples) if samples > 1 else elbo
+    svis = [SVI(model, guide, optimizer, loss=bound) for bound in bounds]
+    history = History(first_phase=training.first_phase(len(dataloaders["train"])))
+
+    def in_last_phase() -> bool:
+        return len(history.epochs) >= history.first_phase
 
     def step(xs: Tensor, ys: Tensor) -> float:
-        return svi.step(xs, ys)
+        if training.shift and not in_last_phase():
+            xs, ys = shift_images(xs, ys, training.shift)
+        return svis[in_last_phase()].step(xs, ys)
 
     def validate(xs: Tensor, ys: Tensor) -> Losses:
+        bound = bounds[in_last_phase()]
         model, guide = poutine.trace(cvae.model), poutine.trace(cvae.guide)
-        loss = elbo.loss(model, guide, xs, ys)
+        loss = bound.loss(model, guide, xs, ys)
+        if isinstance(bound, RenyiELBO):  # which is no sum of two terms
+            return {"val": loss}
         divergences = kl_divergences(model.trace, guide.trace).sum(-1)
         kl = divergences.reshape(-1, len(xs)).mean(0).sum().item()
         return {"val": loss, "reconstruction": loss - kl, "kl": kl}
@@ -173,7 +206,7 @@ def train_cvae(
     # checks, a loss that is not finite reaches ours.
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
         data = dataloaders, training, checkpoint
-        return _fit("CVAE", name, cvae, optimizer, step, validate, *data, snapshot)
+        return _fit("CVAE", name, cvae, optimizer, step, validate, history, *data, snapshot)
 
 
 def _autocast(net: nn.Module, training: TrainingConfig) -> torch.autocast:
@@ -189,6 +222,7 @@ def _fit(
     optimizer: Optimizer,
     step: Callable[[Tensor, Tensor], Tensor | float],
     validate: Callable[[Tensor, Tensor], Losses],
+    history: History,
     dataloaders: dict[str, DataLoader],
     training: TrainingConfig,
     checkpoint: Checkpoint | None,
@@ -197,10 +231,11 @@ def _fit(
     """Train a net until its last epoch or early stopping, and leave it with its best weights.
 
     ``step`` takes a gradient step on a batch and returns the loss before it, ``validate`` returns
-    losses of a batch by name, of which ``val`` decides; all are sums over images.
+    losses of a batch by name, of which ``val`` decides; all are sums over images.  The history,
+    which is empty, holds only finished epochs at any time.
     """
     run, num_epochs = f"{name}, {part}".strip(" ,"), training.epochs(len(dataloaders["train"]))
-    history, best_weights = History(), net.state_dict()
+    best_weights = net.state_dict()
     stop_early = EarlyStopping(training.early_stop_patience)
     device = next(net.parameters()).device
     if distributed.rank():  # noise of its own, for images of its own
@@ -212,7 +247,8 @@ def _fit(
     if checkpoint is not None and part in checkpoint.parts:
         with checkpoint.reading():
             saved = checkpoint.parts[part]
-            history, best_weights = History(saved["epochs"], saved["snapshots"]), saved["best"]
+            history.epochs, history.snapshots = saved["epochs"], saved["snapshots"]
+            best_weights = saved["best"]
             net.load_state_dict(best_weights)
             if not finished():
                 net.load_state_dict(saved["weights"])

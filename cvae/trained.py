@@ -70,6 +70,7 @@ class TrainedCVAE:
             options = {key: metrics["arguments"][key] for key in ("activation", "generation_input")}
             hidden_1, num_pixels = weights["baseline_net.fc1.weight"].shape
             z_dim, hidden_2 = weights["prior_net.fc31.weight"].shape
+            options["residual_blocks"] = int(metrics["arguments"].get("residual_blocks", 0))
             cvae = CVAE(z_dim, hidden_1, hidden_2, num_pixels=num_pixels, **options)
             cvae.load_state_dict(weights)
             return cls(cvae.to(device), num_quadrant_inputs, metrics.get("image_shape"))

@@ -150,6 +150,14 @@ def test_checkpoint_names_the_options_that_differ(tmp_path):
         Checkpoint(path, {"seed": 0, "batch_size": 64, "subset": 5})
 
 
+def test_option_that_an_older_version_lacked_had_its_default(tmp_path):
+    path = tmp_path / "checkpoint_q1.pt"
+    Checkpoint(path, {"seed": 0}).save(first=1)
+    assert Checkpoint(path, {"seed": 0, "shift": 0}, older={"shift": 0}).parts == {"first": 1}
+    with pytest.raises(UsageError, match="shift 0 there, 1 here"):
+        Checkpoint(path, {"seed": 0, "shift": 1}, older={"shift": 0})
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -64,7 +64,8 @@ TRAINED_BY = (
     "--val-fraction 0.3, --subset 7, --holdout 7, --binarize, --batch-size 7, --num-epochs 7, "
     "--early-stop-patience 7, --learning-rate 0.5, --schedule one-cycle, --weight-decay 0.5, "
     "--beta2 0.5, --max-grad-norm 7.0, --precision bfloat16, --baseline-epochs 7, "
-    "--activation silu, --generation-input xz, --elbo trace"
+    "--activation silu, --generation-input xz, --residual-blocks 7, --elbo trace, --shift 7, "
+    "--bound-samples 7, --last-phase 0.7"
 ).split(", ")
 EVALUATED_BY = ["--num-particles 7", "--num-importance-samples 7"]
 NEITHER = "-nq 1, --seed 3, -vi 3, -vs 3, --quiet, --debug, --diagnostics, --jobs 2, --animate"

@@ -4,12 +4,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch.utils.data import DataLoader, Subset, SubsetRandomSampler
 from torchvision.transforms import Compose
 
 from cvae.config import UsageError
-from cvae.data import CVAEMNIST, MaskImages, ToTensor, get_data, make_loader, shard
+from cvae.data import CVAEMNIST, MaskImages, ToTensor, get_data, make_loader, shard, shift_images
 from cvae.datasets import Images
 
 
@@ -48,6 +49,33 @@ def test_masks_are_complementary_quadrants(num, batch_shape, mask_with):
     assert (masked["output"][..., known] == mask_with).all()
     whole = torch.where(known, masked["input"], masked["output"])
     assert torch.equal(whole, image.squeeze(-3))
+
+
+@pytest.mark.parametrize("num", [1, 2, 3])
+def test_shifted_batch_is_the_batch_moved(num):
+    """By up to so many pixels either way, every way in turn, with zeros from outside."""
+    images = torch.rand(200, 6, 10)
+    batch = MaskImages(num)({"original": images})
+    xs, ys = shift_images(batch["input"], batch["output"], 1)
+    assert torch.equal(xs == -1, batch["input"] == -1)
+    assert torch.equal(ys == -1, batch["output"] == -1)
+    padded, ways = F.pad(images, [1] * 4), set()
+    for row, image in enumerate(torch.where(xs == -1, ys, xs)):
+        fits = [
+            (down, across)
+            for down in range(3)
+            for across in range(3)
+            if torch.equal(image, padded[row, down : down + 6, across : across + 10])
+        ]
+        ways |= set(fits)
+        assert len(fits) == 1
+    assert len(ways) == 9
+
+
+def test_shift_by_no_pixel_changes_nothing():
+    batch = MaskImages(2)({"original": torch.rand(3, 4, 4)})
+    xs, ys = shift_images(batch["input"], batch["output"], 0)
+    assert torch.equal(xs, batch["input"]) and torch.equal(ys, batch["output"])
 
 
 @pytest.mark.parametrize("transform", [ToTensor(), MaskImages(2)])

@@ -17,6 +17,7 @@ from cvae.estimators import (
     monte_carlo,
 )
 from cvae.model import CVAE, Decoder
+from cvae.train import importance_weighted_elbo
 
 from .conftest import HIDDEN_1, HIDDEN_2, Z_DIM, make_constant
 
@@ -289,6 +290,37 @@ def test_renyi_elbo_of_order_zero_is_importance_sampling(cvae, xs_ys):
     pyro.set_rng_seed(4)
     ours = importance_sampling(log_weights(cvae, xs, ys, num_particles=30))
     assert ours.item() == pytest.approx(theirs, rel=1e-6)
+
+
+def test_importance_weighted_bound_of_one_sample_is_the_elbo(cvae, xs_ys):
+    """In value and in every gradient, with the same noise."""
+    values, gradients = [], []
+    for bound in (importance_weighted_elbo(1), pyro.infer.Trace_ELBO()):
+        pyro.set_rng_seed(4)
+        cvae.zero_grad()
+        with pyro.validation_enabled(False):
+            values.append(bound.loss_and_grads(cvae.model, cvae.guide, *xs_ys))
+        trained = [each for each in cvae.parameters() if each.requires_grad]
+        gradients.append([each.grad.clone() for each in trained])
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+    for ours, theirs in zip(*gradients, strict=True):
+        assert theirs.any()
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_importance_weighted_bound_approaches_the_toys_likelihood():
+    """From the ELBO with one sample to within its bias, Var(w) / (2 S p(y)^2), with many."""
+    toy, images = Toy(2000), 2000
+    relative = (toy.weights(50) + toy.nll()).exp()
+    spread = toy.weights(1).std() / math.sqrt(images)
+    exact = {1: toy.negative_elbo(), 300: toy.nll() + relative.var() / 600}
+    for samples, expected in exact.items():
+        bound = importance_weighted_elbo(samples)
+        with pyro.validation_enabled(False):
+            loss = bound.loss(toy.cvae.model, toy.cvae.guide, toy.xs, toy.ys) / images
+        error = spread if samples == 1 else relative.std() / math.sqrt(images * samples)
+        assert abs(loss - expected) < 4 * error
+    assert toy.negative_elbo() - toy.nll() > 0.1  # else there would be nothing to see
 
 
 def test_single_precision_is_enough(cvae, xs_ys):

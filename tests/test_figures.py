@@ -184,6 +184,22 @@ def test_training_shows_losses_best_epochs_and_references(references):
     assert len(dashes - {"None"}) >= 4  # curves differ without colours
 
 
+def test_epochs_of_another_bound_are_marked():
+    """They have no two terms, and so no best epoch among these."""
+    epochs = [dict(each) for each in HISTORIES["CVAE"]]
+    for each in epochs[2:]:
+        del each["reconstruction"], each["kl"]
+    table = training_table(HISTORIES | {"CVAE": epochs}, BEST)
+    baseline, bound, terms = figures.plot_training(table, "title").axes
+    assert not baseline.patches
+    for axes in (bound, terms):
+        (patch,) = axes.patches
+        left, right = patch.get_extents().transformed(axes.transData.inverted()).intervalx
+        assert (left, right) == pytest.approx((2.5, 4.5))
+    assert "best: epoch 3" in {line.get_label() for line in bound.lines}
+    assert not any("best" in str(line.get_label()) for line in terms.lines)
+
+
 def test_a_single_epoch_can_be_seen():
     one = {net: epochs[:1] for net, epochs in HISTORIES.items()}
     for axes in figures.plot_training(

@@ -1,3 +1,5 @@
+from itertools import product
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -10,7 +12,7 @@ from pyro.optim import Adam
 
 from cvae.baseline import BaselineNet
 from cvae.config import ACTIVATIONS, GENERATION_INPUTS
-from cvae.model import CVAE, Decoder, Encoder
+from cvae.model import CVAE, Decoder, Encoder, ResidualBlock
 
 from .conftest import HIDDEN_1, HIDDEN_2, Z_DIM, assert_same_weights
 
@@ -114,6 +116,41 @@ def test_variants_add_to_the_tutorials_weights(batch, activation, generation_inp
             assert (gradient is not None and gradient.abs().sum() > 0) != name.startswith(
                 "baseline_net"
             ), name
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_residual_blocks_change_nothing_at_the_start(batch, activation):
+    """And something once their last layer is not zero; the generation network has twice as many."""
+    sizes, options = (Z_DIM, HIDDEN_1, HIDDEN_2), dict(activation=activation, generation_input="xz")
+    plain, residual = CVAE(*sizes, **options), CVAE(*sizes, **options, residual_blocks=2)
+    left_out = residual.load_state_dict(plain.state_dict(), strict=False)
+    numbers = {"prior_net": 2, "recognition_net": 2, "generation_net": 4}
+    assert set(left_out.missing_keys) == {
+        f"{net}.blocks.{block}.{layer}.{kind}"
+        for net, number in numbers.items()
+        for block, layer, kind in product(range(number), ("fc1", "fc2"), ("weight", "bias"))
+    }
+    xs, ys, zs = batch["input"], batch["output"], torch.randn(8, Z_DIM)
+
+    def outputs(cvae):
+        x = xs.clamp(min=0).flatten(1)
+        encoded = cvae.prior_net(xs, ys) + cvae.recognition_net(xs, ys)
+        return [*encoded, cvae.generation_net(zs, x)]
+
+    for ours, expected in zip(outputs(residual), outputs(plain), strict=True):
+        assert torch.equal(ours, expected)
+    for net in numbers:
+        nn.init.normal_(getattr(residual, net).blocks[1].fc2.weight)
+    for ours, before in zip(outputs(residual), outputs(plain), strict=True):
+        assert not torch.allclose(ours, before)
+
+
+def test_residual_block_is_its_formula():
+    block, hidden = ResidualBlock(5, "silu"), torch.randn(2, 3, 5)
+    nn.init.normal_(block.fc2.weight)
+    inner = F.silu(hidden @ block.fc1.weight.T + block.fc1.bias)
+    expected = hidden + inner @ block.fc2.weight.T + block.fc2.bias
+    torch.testing.assert_close(block(hidden), expected)
 
 
 def test_generation_network_sees_known_pixels_alone(batch):

@@ -69,6 +69,57 @@ def test_training_stops_early_with_the_weights_of_the_best_epoch(few, patience, 
     )
 
 
+@pytest.mark.parametrize(
+    "val, first_phase, best",
+    [([3, 2, 4], 3, 2), ([1, 2, 4], 2, 3), ([1, 2, 5, 4, 4], 2, 4), ([1], 1, 1), ([2, 1], 2, 2)],
+)
+def test_epochs_are_compared_within_their_phase(val, first_phase, best):
+    """A lower loss before the bound changed says nothing about those after it."""
+    history = History([{"val": loss} for loss in val], first_phase=first_phase)
+    assert (history.best_epoch, history.best_loss) == (best, val[best - 1])
+
+
+@pytest.mark.parametrize(
+    "options, epochs, before",
+    [
+        ({}, 10, 10),
+        ({"last_phase": 0.5}, 10, 10),  # nothing changes in it
+        ({"shift": 1}, 10, 8),
+        ({"bound_samples": 2, "last_phase": 0.34}, 3, 2),
+        ({"bound_samples": 2, "last_phase": 0.1}, 3, 3),
+    ],
+)
+def test_last_phase_is_a_fraction_of_the_epochs(options, epochs, before):
+    assert TrainingConfig(num_epochs=epochs, **options).first_phase(7) == before
+
+
+def test_phases_have_their_own_images_and_bounds(few, monkeypatch):
+    """What trains and what validates, seen from the model."""
+    _, cvae = small_nets()
+    images = {image.numpy().tobytes() for image in few["val"].dataset[:]["original"]}
+    model, logits, seen = cvae.model, cvae.generation_net.logits, []
+
+    def watch_model(xs, ys):
+        whole = torch.where(xs == -1, ys, xs)
+        seen.append([cvae.training, {image.numpy().tobytes() for image in whole} <= images])
+        return model(xs, ys)
+
+    def watch_logits(z, *others, **more):
+        seen[-1].append(len(z) if z.ndim == 3 else 1)
+        return logits(z, *others, **more)
+
+    monkeypatch.setattr(cvae, "model", watch_model)
+    monkeypatch.setattr(cvae.generation_net, "logits", watch_logits)
+    training = TrainingConfig(num_epochs=4, shift=5, bound_samples=3, last_phase=0.5, **PATIENT)
+    history = train_cvae(cvae, few, training)
+    first = [[True, False, 1]] * 3 + [[False, True, 1]] * 3  # training, whole images, samples
+    last = [[True, True, 3]] * 3 + [[False, True, 3]] * 3
+    assert seen == 2 * first + 2 * last
+    assert [{"reconstruction", "kl"} <= set(epoch) for epoch in history.epochs[:2]] == [True, True]
+    assert not any({"reconstruction", "kl"} & set(epoch) for epoch in history.epochs[2:])
+    assert history.best_epoch in (3, 4)
+
+
 def test_nothing_stops_before_the_first_epoch():
     assert History().best_epoch == 0 and not EarlyStopping(1)(History())
 
@@ -234,13 +285,16 @@ class InterruptedCheckpoint(Checkpoint):
             raise Interrupted
 
 
-@pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
+PHASES = {"shift": 1, "bound_samples": 2, "last_phase": 0.5}
+
+
+@pytest.mark.parametrize("options", [{}, {"schedule": "one-cycle"}, PHASES])
 @pytest.mark.parametrize("train", [train_baseline, train_cvae])
 def test_training_interrupted_at_any_epoch_ends_as_if_it_had_not_been(
-    few, tmp_path, train, schedule
+    few, tmp_path, train, options
 ):
-    """Epochs depend on shuffled batches, dropout, moments and the learning rate."""
-    training = TrainingConfig(num_epochs=4, schedule=schedule, weight_decay=0.1, **PATIENT)
+    """Epochs depend on shuffled batches, dropout, moments, the learning rate and the phase."""
+    training = TrainingConfig(num_epochs=4, weight_decay=0.1, **PATIENT, **options)
 
     def run(seed, checkpoint=None):
         pyro.set_rng_seed(seed)

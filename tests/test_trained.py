@@ -1,6 +1,7 @@
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -18,13 +19,14 @@ from .conftest import HIDDEN_1, HIDDEN_2, Z_DIM
 OTHER_SHAPES = [(3, 28, 27), (3, 14, 56), (3, 1, 784), (3, 2, 28, 28), (28, 28), ()]
 
 
-@pytest.fixture(params=[("relu", "z"), ("silu", "xz")])
+@pytest.fixture(params=[("relu", "z", 0), ("silu", "xz", 1)])
 def folder(request, tmp_path):
     """What a run leaves, as far as it takes to use the model."""
-    activation, generation_input = request.param
-    net = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, activation=activation, generation_input=generation_input)
+    names = ("activation", "generation_input", "residual_blocks")
+    options: dict[str, Any] = dict(zip(names, request.param, strict=True))
+    net = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, **options)
     save_weights(Config(output_dir=tmp_path), 0, 1, {"cvae": net})
-    write_metrics(tmp_path, {"activation": activation, "generation_input": generation_input})
+    write_metrics(tmp_path, options)
     return tmp_path
 
 
@@ -52,10 +54,13 @@ def test_what_is_loaded_computes_what_was_saved(folder, trained, xs_ys):
 
 @pytest.mark.parametrize("image_shape", [None, [28, 28], [14, 56]])
 def test_folders_of_older_versions_are_loaded(folder, image_shape):
-    """Every argument was written as a string; the oldest folders hold no shape of the images."""
+    """Arguments were written as strings; older folders lack some, and a shape of the images."""
     more = {"num_epochs": "3", "image_shape": str(image_shape), "images": "['741c', '6d87']"}
+    arguments = {name: str(value) for name, value in arguments_of(folder).items()}
+    if arguments["residual_blocks"] == "0":
+        del arguments["residual_blocks"]
     shape_there = {} if image_shape is None else {"image_shape": image_shape}
-    write_metrics(folder, arguments_of(folder) | more, **shape_there)
+    write_metrics(folder, arguments | more, **shape_there)
     height, width = shape = tuple(image_shape or (28, 28))
     trained = TrainedCVAE.load(folder, 1)
     assert trained.complete(torch.rand(3, *shape), 2).shape == (2, 3, *shape)
