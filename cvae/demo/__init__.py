@@ -16,7 +16,7 @@ from cvae.checkpoint import FileError, atomic_write
 from cvae.config import FILES, SEED_FOLDER, Config, UsageError, setting_name
 from cvae.console import EXPECTED_ERRORS, one_line
 from cvae.data import CVAEMNIST, get_data
-from cvae.demo.weights import encode, extract, round_to_predict_the_same
+from cvae.demo.weights import encode, extract, low_bits, round_to_predict_the_same
 from cvae.evaluate import with_error
 from cvae.trained import TrainedCVAE
 
@@ -112,21 +112,17 @@ def _make_setting(
     *_, shown = datasets.values()
     if tuple(shown.source.images.shape[1:]) != tuple(trained.known.shape):
         raise FileError("the data set holds images of another size than the model's")
-    chosen = choose_inputs(datasets["train"], shown, NUM_EXAMPLES - 1)
-    tried = [*chosen, *range(min(NUM_TRIED, len(shown)))]
-    nets = extract(trained)
-    steps, completions = round_to_predict_the_same(trained, nets, shown.source.images[tried] / 255)
-    mean, variance = (f(completions[:, : len(chosen)], 0) for f in (torch.mean, torch.var))
-    # The part of the pixels' variance that is between answers: sharp answers that differ have most.
-    explained = variance.sum(1) / (mean * (1 - mean)).sum(1)
-    images = shown.source.images[chosen][explained.argsort(descending=True, stable=True)]
+    clear, *ambiguous = choose_inputs(datasets["train"], shown, NUM_EXAMPLES - 1)
+    images, nets = shown.source.images[[*ambiguous, clear]], extract(trained)
+    tried = torch.cat([images, shown.source.images[:NUM_TRIED]])
+    steps = round_to_predict_the_same(trained, nets, tried / 255)
     setting = {
         "name": setting_name(trained.mask.num_quadrant_inputs) + " given",
         "mask": "".join("01"[known] for known in trained.known.flatten().tolist()),
         "activation": trained.cvae.prior_net.activation.__name__,
         "nets": [
             {
-                "steps": steps[name],
+                "lowBits": low_bits(steps[name]),
                 "shapes": [[f"{name}.{path}", *w.shape] for path, (w, _) in layers.items()],
             }
             for name, layers in nets.items()

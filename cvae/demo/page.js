@@ -10,7 +10,7 @@ const COUNT = 12;
 /** The linear layers of a setting by name: what encode in weights.py wrote. */
 async function unpack(index) {
   const layers = {};
-  for (const [part, { steps, shapes }] of page.settings[index].nets.entries()) {
+  for (const [part, { lowBits, shapes }] of page.settings[index].nets.entries()) {
     const bytes = Uint8Array.from(atob($(`weights-${index}-${part}`).textContent), byteOf);
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     const buffer = await new Response(stream).arrayBuffer();
@@ -19,7 +19,6 @@ async function unpack(index) {
     const floats = new Float32Array(buffer, 0, numFloats);
     const low = new Uint8Array(buffer, 4 * numFloats, numWeights);
     const high = new Int8Array(buffer, 4 * numFloats + numWeights);
-    const lowBits = Math.log2(16 * steps) - 7;
     let float = 0, at = 0;
     for (const [name, rows, columns] of shapes) {
       const weight = new Float32Array(rows * columns);
@@ -295,8 +294,8 @@ async function chooseSetting(index) {
   document.getElementsByName("setting")[index].checked = true;
   listExamples();
   const { rows, images } = page.settings[index];
-  $("table-caption").textContent = "Negative conditional log-likelihood of the missing pixels, in " +
-    `nats per image, lower is better. ${images}, ± standard error over images.`;
+  $("table-caption").textContent = "Negative conditional log-likelihood of the missing pixels, " +
+    `in nats per image, lower is better. ${images}, ± standard error over images.`;
   $("rows").replaceChildren(...rows.map(([name, value]) => element("tr", {},
     element("th", { scope: "row", textContent: name }), element("td", { textContent: value }))));
   models[index] ??= unpack(index).then((layers) => new Model(page.settings[index], layers));

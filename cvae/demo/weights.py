@@ -17,14 +17,14 @@ from cvae.checkpoint import FileError
 from cvae.model import MAX_LOG_SCALE, Decoder, Encoder
 from cvae.trained import TrainedCVAE
 
-__all__ = ["LIMIT", "Layers", "Networks", "encode", "extract", "round_weights"]
-__all__ += ["round_to_predict_the_same"]
+__all__ = ["LIMIT", "Layers", "Networks", "encode", "extract", "low_bits"]
+__all__ += ["round_to_predict_the_same", "round_weights"]
 
 Layers = dict[str, tuple[Tensor, Tensor]]  # weight (rows, columns) and bias (rows,) by name
 
-KINDS = {"baseline": BaselineNet, "prior": Encoder, "generation": Decoder}
+KINDS = {"baseline": BaselineNet, "generation": Decoder, "prior": Encoder}
 LIMIT = 0.008  # to which rounding may change a pixel's probability in the images it is tried on
-STEPS = (64, 128, 256, 512, 1024)  # in the root mean square of a row: 8 to 12 bits a weight
+STEPS = (64, 128, 256, 512, 1024, 2048)  # in the root mean square of a row: 8 to 13 bits a weight
 LARGEST = 16  # weight in root mean squares of its row; a row with larger ones has coarser steps
 
 
@@ -64,6 +64,11 @@ def round_weights(weight: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     return size, (weight / size).round().clamp(-LARGEST * steps, LARGEST * steps - 1)
 
 
+def low_bits(steps: int) -> int:
+    """Return how many bits of a weight in steps are in the first plane of :func:`encode`."""
+    return min(8, (LARGEST * steps).bit_length() - 6)
+
+
 def encode(layers: Layers, steps: int) -> bytes:
     """Compress layers: steps and biases of the rows as floats, then two planes of bytes.
 
@@ -76,8 +81,8 @@ def encode(layers: Layers, steps: int) -> bytes:
         floats += [size.flatten(), bias]
         numbers.append(number.flatten())
     whole = torch.cat(numbers).numpy().astype(np.int16)
-    low_bits = (LARGEST * steps).bit_length() - 8
-    planes = (whole & (1 << low_bits) - 1).astype(np.uint8), (whole >> low_bits).astype(np.int8)
+    low = low_bits(steps)
+    planes = (whole & (1 << low) - 1).astype(np.uint8), (whole >> low).astype(np.int8)
     gzip = zlib.compressobj(9, zlib.DEFLATED, 31, 9, zlib.Z_HUFFMAN_ONLY)
     parts = torch.cat(floats).numpy().astype("<f4"), *planes
     return b"".join([*(gzip.compress(part.tobytes()) for part in parts), gzip.flush()])
@@ -126,7 +131,7 @@ class Networks:
 @torch.no_grad()
 def round_to_predict_the_same(
     trained: TrainedCVAE, nets: dict[str, Layers], images: Tensor, num_samples: int = 12
-) -> tuple[dict[str, int], Tensor]:
+) -> dict[str, int]:
     """Find for each network the coarsest steps with which it predicts as in PyTorch.
 
     Args:
@@ -135,16 +140,15 @@ def round_to_predict_the_same(
         num_samples: completions of each.
 
     Returns:
-        Steps in a row's root mean square, by network, and the model's completions: missing pixels,
-        shape (num_samples, N, missing).  No probability is further from the model's than ``LIMIT``:
-        of the baseline; of the generation network, for the same z; and with another prior network,
-        for the same normal numbers.
+        By network, the number of steps in a row's root mean square.  No probability is further from
+        the model's than ``LIMIT``: of the baseline; of the generation network, for the same z; and
+        with another prior network, for the same normal numbers.
 
     Raises:
         FileError: there are no such steps, as a network computes something else than the page.
     """
     cvae, known = trained.cvae, trained.known.flatten()
-    xs = trained.mask({"original": images})["input"]
+    xs = trained.mask({"original": images[:, None]})["input"]
     x, y_hat = images.flatten(1)[:, known], cvae.baseline_predictions(xs)
     loc, scale = cvae.prior_net(xs, y_hat)
     generator = torch.Generator().manual_seed(0)
@@ -167,4 +171,4 @@ def round_to_predict_the_same(
         if not (steps := next(fine_enough, 0)):
             raise FileError(f"the {name} network computes something else than the page does")
         chosen[name] = steps
-    return chosen, completions
+    return chosen
