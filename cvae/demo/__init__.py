@@ -29,7 +29,7 @@ NUM_TRIED = 200  # further images that the rounded weights are tried on
 OF_DATA = ("val_fraction", "subset", "holdout", "binarize")  # options that choose the images
 ROWS = {  # of metrics.json, as the page names them
     "CVAE (importance sampling)": "CVAE, importance sampling",
-    "CVAE (Monte Carlo)": "CVAE, Monte Carlo (lower bound of the likelihood)",
+    "CVAE (Monte Carlo)": "CVAE, Monte Carlo bound",
     "NN (baseline)": "Baseline",
 }
 
@@ -55,8 +55,10 @@ def find_folders(folder: Path) -> list[Path]:
     Raises:
         FileError: its ``metrics.json`` is missing or damaged.
     """
-    runs = _read_metrics(folder).get("runs", [])
-    return [folder / SEED_FOLDER.format(seed=int(run["seed"])) for run in runs] or [folder]
+    if "runs" not in _read_metrics(folder):
+        return [folder]
+    pattern = f"{SEED_FOLDER.format(seed='*')}/{FILES['metrics']}"
+    return [metrics.parent for metrics in sorted(folder.glob(pattern))]
 
 
 def write_demo(folder: Path, data_dir: Path) -> Path:
@@ -84,8 +86,8 @@ def write_demo(folder: Path, data_dir: Path) -> Path:
                 weights.append(code)
         if not settings:
             raise FileError(f"{folder} holds no trained model that was evaluated")
-        page = {"shape": list(trained.known.shape), "seed": metrics["seed"], "settings": settings}
-        page |= {"recipe": metrics["recipe"], "images": settings[0]["images"]}
+        page = {"shape": list(trained.known.shape), "settings": settings}
+        page |= {"recipe": metrics["recipe"], "seed": metrics["seed"]}
     except UsageError:
         raise
     except (AttributeError, LookupError, SyntaxError, TypeError, ValueError) as error:
@@ -144,14 +146,13 @@ def _figures(metrics: dict[str, Any], n: int) -> dict[str, Any]:
         samples = f", {particles:,} particles" if particles else ""
         rows.append([name + samples, with_error(value["mean"], value["standard_error"])])
     images = metrics["splits"][split]
-    return {"rows": rows, "images": f"{images['name']}, {images['images']:,} images"}
+    return {"rows": rows, "images": f"{images['name']} ({images['images']:,} images)"}
 
 
 def _fill(page: dict[str, Any], weights: list[list[bytes]]) -> str:
     """Put all parts into one file, whose policy allows its own script and style and no other."""
-    html, css, js = (
-        (Path(__file__).parent / f"page.{suffix}").read_text() for suffix in ("html", "css", "js")
-    )
+    folder = Path(__file__).parent
+    html, css, js = ((folder / f"page.{each}").read_text("utf-8") for each in ("html", "css", "js"))
     blocks = (
         f'<script type="application/octet-stream" id="weights-{i}-{j}">{_text(code)}</script>'
         for i, codes in enumerate(weights)

@@ -137,7 +137,7 @@ function slerp(from, to, t) {
 const image = new Float32Array(numPixels); // as the networks see it; only known pixels count
 let setting = 0, example = null, seed = 0; // what is chosen; no example is a drawing of one's own
 let ends = [0, 1], shown = null; // completions to walk between, and one that is pointed at
-let model = null, view, eps, completions;
+let model = null, view, eps, completions = null;
 const models = [], palette = {};
 
 const examples = page.settings.map((each) => Uint8Array.from(atob(each.examples), byteOf));
@@ -197,7 +197,7 @@ function refresh() {
   paintAnswer($("mean"), mean);
   paintAnswer($("deviation"), deviation, (value) => Math.min(1, 2 * value), (i) => given(i) / 4);
   paint($("truth"), given, example === null ? undefined : (i) => ink(ofExample(example, i)));
-  $("truth-caption").textContent = example === null ? "no truth: you drew it" : "the truth";
+  $("truth-caption").textContent = example === null ? "No truth: you drew it" : "The truth";
   showLarge();
   clearTimeout(refresh.spoken); // a screen reader is told once nothing has changed for a while
   refresh.spoken = setTimeout(() => {
@@ -289,13 +289,14 @@ function chooseExample(k) {
 
 async function chooseSetting(index) {
   setting = index;
-  model = null;
+  model = completions = null;
   $("main").ariaBusy = "true";
   document.getElementsByName("setting")[index].checked = true;
   listExamples();
   const { rows, images } = page.settings[index];
-  $("table-caption").textContent = "Negative conditional log-likelihood of the missing pixels, " +
-    `in nats per image, lower is better. ${images}, ± standard error over images.`;
+  $("unit").textContent = "Negative conditional log-likelihood of the missing pixels, in nats " +
+    `per image, lower is better: mean over ${images}, ± its standard error. ` +
+    `Trained by ${page.recipe}, seed ${page.seed}.`;
   $("rows").replaceChildren(...rows.map(([name, value]) => element("tr", {},
     element("th", { scope: "row", textContent: name }), element("td", { textContent: value }))));
   models[index] ??= unpack(index).then((layers) => new Model(page.settings[index], layers));
@@ -406,18 +407,24 @@ function picture() {
   context.imageSmoothingEnabled = false;
   context.fillStyle = cssValue("--paper");
   context.fillRect(0, 0, canvas.width, canvas.height);
-  const put = (source, column, row, left = 0) =>
-    context.drawImage(source, gap + column * (w + gap) + left, gap + row * (h + gap), w, h);
-  context.fillStyle = cssValue("--hatch");
-  context.fillRect(gap, gap, w, h);
+  context.strokeStyle = cssValue("--hatch");
+  for (let x = gap - h; x < w; x += 8) { // what is drawn next covers it where it is not missing
+    context.moveTo(Math.max(x, gap), gap + h + Math.min(x - gap, 0));
+    context.lineTo(Math.min(x + h, gap + w), gap + Math.max(x + h - gap - w, 0));
+  }
+  context.stroke();
+  const put = (source, column, row, left = gap) => {
+    const place = [left + column * (w + gap), gap + row * (h + gap), w, h];
+    context.drawImage(source, ...place);
+    context.strokeRect(...place);
+  };
   [drawing, $("baseline"), $("mean")].forEach((source, row) => put(source, 0, row));
-  tiles.forEach((tile, k) => put(tile.canvas, 1 + k % 4, Math.floor(k / 4), 2 * gap));
+  tiles.forEach((tile, k) => put(tile.canvas, 1 + k % 4, Math.floor(k / 4), 3 * gap));
   context.fillStyle = cssValue("--ink");
   context.font = `15px ${cssValue("--sans")}`;
-  const { known, images } = page.settings[setting];
   [
     "Left: what is given, the baseline’s answer, the mean of the twelve. Right: twelve answers.",
-    `Quadrants given: ${known}; seed of the samples: ${seed}; model: ${images}; ${page.recipe}`,
+    `${page.settings[setting].name}; samples of seed ${seed}; trained by ${page.recipe}`,
   ].forEach((line, k) =>
     context.fillText(line, gap, canvas.height - 40 + 22 * k, canvas.width - 2 * gap));
   return canvas;
@@ -439,7 +446,6 @@ page.settings.forEach(({ name, known }, index) => {
   input.addEventListener("change", () => chooseSetting(index));
   $("settings").append(element("label", {}, input, element("span", {}, `${known}`)));
 });
-$("recipe").textContent = `Trained by ${page.recipe}, seed ${page.seed}.`;
 $("again").addEventListener("click", () => chooseSeed(seed + 1));
 $("clear").addEventListener("click", () => { image.fill(ink(0)); chooseExample(null); });
 $("slider").addEventListener("input", () => { cancelAnimationFrame(walkTo.frame); show(null); });
@@ -449,4 +455,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   soon();
 });
 addEventListener("hashchange", recall);
+addEventListener("unhandledrejection", () => {
+  $("problem").textContent = "The page can’t be shown: it needs a browser of 2023 or later.";
+});
 recall();

@@ -89,7 +89,7 @@ def encode(layers: Layers, steps: int) -> bytes:
 
 
 class Networks:
-    """What the page computes, from layers by network and name."""
+    """What the page computes: probabilities of the missing pixels, shape (..., missing)."""
 
     def __init__(self, nets: dict[str, Layers], activation: str) -> None:
         self.nets = nets
@@ -105,7 +105,7 @@ class Networks:
         return hidden
 
     def baseline(self, x: Tensor) -> Tensor:
-        """Return probabilities of the missing pixels, given the known ones, shape (N, known)."""
+        """Return the baseline's, given the known pixels, shape (N, known)."""
         layers, hidden = self.nets["baseline"], x
         for path in ("fc1", "fc2"):
             hidden = functional.linear(hidden, *layers[path]).relu()
@@ -119,7 +119,7 @@ class Networks:
         return loc, log_scale.clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp()
 
     def generation(self, z: Tensor, x: Tensor) -> Tensor:
-        """Return probabilities of the missing pixels, given z and the known ones."""
+        """Return those for z of shape (..., N, z_dim), and the known pixels, shape (N, known)."""
         layers = self.nets["generation"]
         first = functional.linear(z, *layers["fc1"])
         if "fc0" in layers:
@@ -130,14 +130,13 @@ class Networks:
 
 @torch.no_grad()
 def round_to_predict_the_same(
-    trained: TrainedCVAE, nets: dict[str, Layers], images: Tensor, num_samples: int = 12
+    trained: TrainedCVAE, nets: dict[str, Layers], images: Tensor
 ) -> dict[str, int]:
     """Find for each network the coarsest steps with which it predicts as in PyTorch.
 
     Args:
         trained, nets: the model, and what was extracted of it.
-        images: to try it on, shape (N, h, w), floats in [0, 1].
-        num_samples: completions of each.
+        images: to try it on, with 12 z each, shape (N, h, w), floats in [0, 1].
 
     Returns:
         By network, the number of steps in a row's root mean square.  No probability is further from
@@ -152,7 +151,7 @@ def round_to_predict_the_same(
     x, y_hat = images.flatten(1)[:, known], cvae.baseline_predictions(xs)
     loc, scale = cvae.prior_net(xs, y_hat)
     generator = torch.Generator().manual_seed(0)
-    eps = torch.randn((num_samples, *loc.shape), generator=generator)
+    eps = torch.randn((12, *loc.shape), generator=generator)
     z, xc = loc + scale * eps, xs.where(trained.known, y_hat).flatten(1)
     inputs = (z, xs.clamp(min=0).flatten(1)) if cvae.generation_input == "xz" else (z,)
     completions = cvae.generation_net(*inputs)[..., ~known]
