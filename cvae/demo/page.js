@@ -7,11 +7,29 @@ const COUNT = 12;
 
 // ---- The networks -------------------------------------------------------------------------------
 
+const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" +
+  "!#$%&()*+-;.=>?@^_`{|}~";
+
+/** Bytes of a text in base 85, a quarter longer than they are: what _text in __init__.py wrote. */
+function bytesOf(text) {
+  const values = Uint8Array.from({ length: 128 }, (_, code) =>
+    DIGITS.indexOf(String.fromCharCode(code)));
+  const view = new DataView(new ArrayBuffer(4 * Math.ceil(text.length / 5)));
+  for (let i = 0, at = 0; i < text.length; at += 4) {
+    let number = 0;
+    for (const end = i + 5; i < end; i++) {
+      number = 85 * number + (i < text.length ? values[text.charCodeAt(i)] : 84);
+    }
+    view.setUint32(at, number);
+  }
+  return new Uint8Array(view.buffer, 0, Math.floor(text.length * 4 / 5));
+}
+
 /** The linear layers of a setting by name: what encode in weights.py wrote. */
 async function unpack(index) {
   const layers = {};
   for (const [part, { lowBits, shapes }] of page.settings[index].nets.entries()) {
-    const bytes = Uint8Array.from(atob($(`weights-${index}-${part}`).textContent), byteOf);
+    const bytes = bytesOf($(`weights-${index}-${part}`).textContent);
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     const buffer = await new Response(stream).arrayBuffer();
     const numFloats = 2 * shapes.reduce((sum, [, rows]) => sum + rows, 0);
@@ -31,8 +49,6 @@ async function unpack(index) {
   }
   return layers;
 }
-
-const byteOf = (character) => character.charCodeAt(0);
 
 /** Weight times inputs plus bias, for a batch of inputs one after the other: so are the outputs. */
 function linear({ weight, bias, columns }, inputs) {
@@ -140,7 +156,7 @@ let ends = [0, 1], shown = null; // completions to walk between, and one that is
 let model = null, view, eps, completions = null;
 const models = [], palette = {};
 
-const examples = page.settings.map((each) => Uint8Array.from(atob(each.examples), byteOf));
+const examples = page.settings.map((each) => bytesOf(each.examples));
 const numExamples = () => examples[setting].length / numPixels;
 const ofExample = (k, pixel) => examples[setting][k * numPixels + pixel] / 255;
 const isKnown = (pixel) => page.settings[setting].mask[pixel] === "1";
