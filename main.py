@@ -25,6 +25,7 @@ from cvae.animation import choose_inputs, take_snapshot
 from cvae.baseline import BaselineNet
 from cvae.checkpoint import lock_folder, seed_stage
 from cvae.data import get_data, shard
+from cvae.demo import write_demos
 from cvae.evaluate import evaluate
 from cvae.jobs import choose_jobs, run_side_by_side
 from cvae.model import CVAE
@@ -41,7 +42,7 @@ def run(config: Config) -> None:
     """Train, evaluate and draw every run: each seed with each number of known quadrants."""
     device = distributed.choose_device(config.device)
     with (
-        show_log(config.quiet),
+        show_log(config.quiet) as show_time,
         distributed.process_group(device),
         lock_folder(config.output_dir) if distributed.is_main() else nullcontext(),
     ):
@@ -54,6 +55,8 @@ def run(config: Config) -> None:
                 train_and_evaluate(config, seed, n)
         if distributed.is_main():
             results.write_summary(config)
+            show_time()
+            write_demos(config)
         if failed:
             number = f"{len(failed)} of {len(list(config.runs()))}"
             raise RuntimeError(f"{number} runs failed, see above: {'; '.join(failed)}")

@@ -39,6 +39,7 @@ FILES = {
     "training": "training_q{n}.png",
     "animation": "training_q{n}.gif",
     "problem": "problem.png",
+    "demo": "demo.html",
 }
 SEED_FOLDER = "seed_{seed}"  # of each of several seeds
 

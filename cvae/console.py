@@ -153,8 +153,12 @@ def one_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def show_log(quiet: bool) -> Iterator[None]:
-    """Print the package's log lines, or its warnings only, and at last how long it took."""
+def show_log(quiet: bool) -> Iterator[Callable[[], None]]:
+    """Print the package's log lines, or its warnings only.
+
+    Returns:
+        A function that logs how long it took until now.
+    """
     handler = _Handler(sys.stdout)
     level, formatwarning = logger.level, warnings.formatwarning
     logger.addHandler(handler)
@@ -162,9 +166,12 @@ def show_log(quiet: bool) -> Iterator[None]:
     banner = "*" * 80
     warnings.formatwarning = lambda text, *_, **__: f"\n{banner}\nWARNING: {text}\n{banner}\n\n"
     start = time.perf_counter()
-    try:
-        yield
+
+    def show_time() -> None:
         logger.info("Total time: %s", tqdm.format_interval(time.perf_counter() - start))
+
+    try:
+        yield show_time
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)

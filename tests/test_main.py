@@ -69,6 +69,7 @@ def no_training(monkeypatch, finished):
 def no_figures(monkeypatch):
     """Leave out what takes most of the time of a tiny run."""
     monkeypatch.setattr("cvae.results.draw_figures", lambda *_: None)
+    monkeypatch.setattr("main.write_demos", lambda *_: None)
 
 
 def same_results(folder: Path, whole: Path) -> bool:
@@ -95,6 +96,7 @@ def test_every_file_is_written(tmp_path, capsys):
         "results.md",
         "metrics.json",
         "problem.png",
+        "demo.html",
     }
     table = pd.read_csv(tmp_path / "results.csv", index_col=0)
     assert list(table.columns) == ["1 quadrant", "3 quadrants"] and table.shape == (5, 2)

@@ -1,0 +1,177 @@
+"""A page that completes what you draw: ``demo.html``, one file without a server or a network."""
+
+import ast
+import base64
+import hashlib
+import json
+import logging
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import torch
+
+from cvae.animation import choose_inputs
+from cvae.checkpoint import FileError, atomic_write
+from cvae.config import FILES, SEED_FOLDER, Config, UsageError, setting_name
+from cvae.console import EXPECTED_ERRORS, one_line
+from cvae.data import CVAEMNIST, get_data
+from cvae.demo.weights import encode, extract, low_bits, round_to_predict_the_same
+from cvae.evaluate import with_error
+from cvae.trained import TrainedCVAE
+
+__all__ = ["find_folders", "write_demo", "write_demos"]
+
+logger = logging.getLogger(__name__)
+
+NUM_EXAMPLES = 40
+NUM_TRIED = 200  # further images that the rounded weights are tried on
+OF_DATA = ("val_fraction", "subset", "holdout", "binarize")  # options that choose the images
+ROWS = {  # of metrics.json, as the page names them
+    "CVAE (importance sampling)": "CVAE, importance sampling",
+    "CVAE (Monte Carlo)": "CVAE, Monte Carlo bound",
+    "NN (baseline)": "Baseline",
+}
+
+
+def write_demos(config: Config) -> None:
+    """Write the page of each seed of a run; what hinders it is told in one warning."""
+    pages, problems = [], dict[str, None]()
+    for seed in config.seeds:
+        if (config.folder(seed) / FILES["metrics"]).exists():
+            try:
+                pages.append(write_demo(config.folder(seed), config.data.data_dir))
+            except EXPECTED_ERRORS as error:
+                problems[one_line(error)] = None
+    if problems:
+        logger.warning("Warning: %s was not written: %s", FILES["demo"], "; ".join(problems))
+    if pages:
+        logger.info("To try it, open %s in a browser", ", ".join(map(str, pages)))
+
+
+def find_folders(folder: Path) -> list[Path]:
+    """Return the folder, or if it is of several seeds, those of the seeds.
+
+    Raises:
+        FileError: its ``metrics.json`` is missing or damaged.
+    """
+    if "runs" not in _read_metrics(folder):
+        return [folder]
+    pattern = f"{SEED_FOLDER.format(seed='*')}/{FILES['metrics']}"
+    return [metrics.parent for metrics in sorted(folder.glob(pattern))]
+
+
+def write_demo(folder: Path, data_dir: Path) -> Path:
+    """Write ``demo.html`` with all settings whose weights a folder holds, and return its path.
+
+    Args:
+        folder, data_dir: of one seed of a finished run, and of the data sets' files.
+
+    Raises:
+        DataError, UsageError: the data set of the run is not there.
+        FileError: a file is missing, damaged, or of networks that the page does not compute.
+        OSError: the page can't be written.
+    """
+    metrics, settings, weights = _read_metrics(folder), [], []
+    try:
+        options = {k: ast.literal_eval(metrics["arguments"].get(k, "None")) for k in OF_DATA}
+        options = {key: value for key, value in options.items() if value is not None}
+        for n in (1, 2, 3):
+            if f"q{n}" in metrics["results"] and (folder / FILES["cvae"].format(n=n)).exists():
+                trained = TrainedCVAE.load(folder, n)
+                options |= {"dataset": metrics["dataset"], "data_dir": data_dir}
+                datasets, _, _ = get_data(n, 100, **options)
+                setting, code = _make_setting(trained, datasets)
+                settings.append({"known": n, **setting, **_figures(metrics, n)})
+                weights.append(code)
+        if not settings:
+            raise FileError(f"{folder} holds no trained model that was evaluated")
+        page = {"shape": list(trained.known.shape), "settings": settings}
+        page |= {"recipe": metrics["recipe"], "seed": metrics["seed"]}
+    except UsageError:
+        raise
+    except (AttributeError, LookupError, SyntaxError, TypeError, ValueError) as error:
+        raise FileError(f"{folder / FILES['metrics']} is damaged, or of another version") from error
+    with atomic_write(folder / FILES["demo"]) as file:
+        file.write(_fill(page, weights).encode())
+    return folder / FILES["demo"]
+
+
+def _read_metrics(folder: Path) -> dict[str, Any]:
+    path = folder / FILES["metrics"]
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise FileError(f"{path} can't be read ({error.strerror})") from error
+    except (TypeError, ValueError) as error:
+        raise FileError(f"{path} is damaged") from error
+
+
+def _make_setting(
+    trained: TrainedCVAE, datasets: dict[str, CVAEMNIST]
+) -> tuple[dict[str, Any], list[bytes]]:
+    """Return what the page needs to know of a model and its examples, and the coded networks."""
+    *_, shown = datasets.values()
+    if tuple(shown.source.images.shape[1:]) != tuple(trained.known.shape):
+        raise FileError("the data set holds images of another size than the model's")
+    clear, *ambiguous = choose_inputs(datasets["train"], shown, NUM_EXAMPLES - 1)
+    images, nets = shown.source.images[[*ambiguous, clear]], extract(trained)
+    tried = torch.cat([images, shown.source.images[:NUM_TRIED]])
+    steps = round_to_predict_the_same(trained, nets, tried / 255)
+    setting = {
+        "name": setting_name(trained.mask.num_quadrant_inputs) + " given",
+        "mask": "".join("01"[known] for known in trained.known.flatten().tolist()),
+        "activation": trained.cvae.prior_net.activation.__name__,
+        "nets": [
+            {
+                "lowBits": low_bits(steps[name]),
+                "shapes": [[f"{name}.{path}", *w.shape] for path, (w, _) in layers.items()],
+            }
+            for name, layers in nets.items()
+        ],
+        # Strokes are bright where most is dark; other images are shown as they are.
+        "photo": bool(images.median() > 25),
+        "examples": _text(images.numpy().tobytes()),
+    }
+    return setting, [encode(layers, steps[name]) for name, layers in nets.items()]
+
+
+def _figures(metrics: dict[str, Any], n: int) -> dict[str, Any]:
+    """Return the rows of the table that stands below the completions."""
+    split, result = list(metrics["results"][f"q{n}"].items())[-1]
+    rows = []
+    for row, name in ROWS.items():
+        value = result["rows"][row]
+        particles = value["num_particles"]
+        samples = f", {particles:,} particles" if particles else ""
+        rows.append([name + samples, with_error(value["mean"], value["standard_error"])])
+    images = metrics["splits"][split]
+    return {"rows": rows, "images": f"{images['name']} ({images['images']:,} images)"}
+
+
+def _fill(page: dict[str, Any], weights: list[list[bytes]]) -> str:
+    """Put all parts into one file, whose policy allows its own script and style and no other."""
+    folder = Path(__file__).parent
+    html, css, js = ((folder / f"page.{each}").read_text("utf-8") for each in ("html", "css", "js"))
+    blocks = (
+        f'<script type="application/octet-stream" id="weights-{i}-{j}">{_text(code)}</script>'
+        for i, codes in enumerate(weights)
+        for j, code in enumerate(codes)
+    )
+    return Template(html).substitute(
+        policy=f"default-src 'none'; style-src '{_hash(css)}'; script-src '{_hash(js)}'; "
+        "base-uri 'none'; form-action 'none'",
+        style=css,
+        script=js,
+        page=json.dumps(page).replace("<", "\\u003c"),  # so that no string ends the block
+        weights="\n".join(blocks),
+    )
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _text(data: bytes) -> str:
+    """Return bytes as text in base 85, without the one digit that means something in HTML."""
+    return base64.b85encode(data).decode().replace("<", ".")

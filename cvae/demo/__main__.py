@@ -1,0 +1,32 @@
+"""Write demo.html into the output folder of a finished run: python -m cvae.demo results
+
+The page completes what you draw, in any browser, without a server.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cvae.config import folder
+from cvae.console import EXPECTED_ERRORS, OneLineParser, one_line
+from cvae.demo import find_folders, write_demo
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 1 for a failure, 2 for a bad line."""
+    parser = OneLineParser("python -m cvae.demo", __doc__)
+    parser.add_argument("folder", type=folder, help="of a finished run, of one seed or several")
+    help = "folder of the data sets' files (default: data)"
+    parser.add_argument("--data-dir", type=folder, default=Path("data"), metavar="DIR", help=help)
+    args = parser.parse_args(argv)
+    try:
+        for each in find_folders(args.folder):
+            print(f"Written to {write_demo(each, args.data_dir)}")
+    except EXPECTED_ERRORS as error:
+        print(f"{parser.prog}: error: {one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

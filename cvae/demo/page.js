@@ -1,0 +1,477 @@
+"use strict";
+const $ = (id) => document.getElementById(id);
+const page = JSON.parse($("page").textContent);
+const [height, width] = page.shape;
+const numPixels = height * width;
+const COUNT = 12;
+
+// ---- The networks -------------------------------------------------------------------------------
+
+const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" +
+  "!#$%&()*+-;.=>?@^_`{|}~";
+
+/** Bytes of a text in base 85, a quarter longer than they are: what _text in __init__.py wrote. */
+function bytesOf(text) {
+  const values = Uint8Array.from({ length: 128 }, (_, code) =>
+    DIGITS.indexOf(String.fromCharCode(code)));
+  const view = new DataView(new ArrayBuffer(4 * Math.ceil(text.length / 5)));
+  for (let i = 0, at = 0; i < text.length; at += 4) {
+    let number = 0;
+    for (const end = i + 5; i < end; i++) {
+      number = 85 * number + (i < text.length ? values[text.charCodeAt(i)] : 84);
+    }
+    view.setUint32(at, number);
+  }
+  return new Uint8Array(view.buffer, 0, Math.floor(text.length * 4 / 5));
+}
+
+/** The linear layers of a setting by name: what encode in weights.py wrote. */
+async function unpack(index) {
+  const layers = {};
+  for (const [part, { lowBits, shapes }] of page.settings[index].nets.entries()) {
+    const bytes = bytesOf($(`weights-${index}-${part}`).textContent);
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const buffer = await new Response(stream).arrayBuffer();
+    const numFloats = 2 * shapes.reduce((sum, [, rows]) => sum + rows, 0);
+    const numWeights = (buffer.byteLength - 4 * numFloats) / 2;
+    const floats = new Float32Array(buffer, 0, numFloats);
+    const low = new Uint8Array(buffer, 4 * numFloats, numWeights);
+    const high = new Int8Array(buffer, 4 * numFloats + numWeights);
+    let float = 0, at = 0;
+    for (const [name, rows, columns] of shapes) {
+      const weight = new Float32Array(rows * columns);
+      for (let i = 0; i < weight.length; i++, at++) {
+        weight[i] = floats[float + Math.floor(i / columns)] * ((high[at] << lowBits) | low[at]);
+      }
+      layers[name] = { weight, bias: floats.subarray(float + rows, float + 2 * rows), columns };
+      float += 2 * rows;
+    }
+  }
+  return layers;
+}
+
+/** Weight times inputs plus bias, for a batch of inputs one after the other: so are the outputs. */
+function linear({ weight, bias, columns }, inputs) {
+  const rows = bias.length, batch = inputs.length / columns;
+  const outputs = new Float32Array(batch * rows);
+  for (let row = 0; row < rows; row++) { // whose weights stay in the cache for the whole batch
+    for (let k = 0; k < batch; k++) {
+      let w = row * columns, x = k * columns;
+      let a = bias[row], b = 0, c = 0, d = 0; // four sums do not wait for each other
+      for (const end = w + columns - 3; w < end; w += 4, x += 4) {
+        a += weight[w] * inputs[x];
+        b += weight[w + 1] * inputs[x + 1];
+        c += weight[w + 2] * inputs[x + 2];
+        d += weight[w + 3] * inputs[x + 3];
+      }
+      for (const end = (row + 1) * columns; w < end; w++, x++) a += weight[w] * inputs[x];
+      outputs[k * rows + row] = a + b + c + d;
+    }
+  }
+  return outputs;
+}
+
+const sigmoid = (x) => 1 / (1 + Math.exp(-x));
+const activations = { relu: (x) => Math.max(x, 0), silu: (x) => x * sigmoid(x) };
+
+/** Baseline, prior and generation network of a setting: cvae/baseline.py and cvae/model.py. */
+class Model {
+  constructor({ mask, activation }, layers) {
+    this.layers = layers;
+    this.activation = activations[activation];
+    const pixels = Array.from(mask, (_, pixel) => pixel);
+    this.known = pixels.filter((pixel) => mask[pixel] === "1");
+    this.missing = pixels.filter((pixel) => mask[pixel] === "0");
+    this.numLatents = layers["prior.fc31"].bias.length;
+  }
+
+  /** The hidden layers of a network after its first one, with any residual blocks. */
+  hidden(net, first) {
+    const { layers, activation } = this;
+    let hidden = linear(layers[`${net}.fc2`], first.map(activation)).map(activation);
+    for (let k = 0; layers[`${net}.blocks.${k}.fc1`]; k++) {
+      const inner = linear(layers[`${net}.blocks.${k}.fc1`], hidden).map(activation);
+      const change = linear(layers[`${net}.blocks.${k}.fc2`], inner);
+      hidden = hidden.map((value, at) => value + change[at]);
+    }
+    return hidden;
+  }
+
+  /** What follows from an image: the baseline's answer, mean and standard deviation of z. */
+  look(image) {
+    const { layers } = this, x = Float32Array.from(this.known, (pixel) => image[pixel]);
+    const whole = image.slice();
+    let hidden = linear(layers["baseline.fc1"], x).map(activations.relu);
+    hidden = linear(layers["baseline.fc2"], hidden).map(activations.relu);
+    const baseline = linear(layers["baseline.fc3"], hidden).map(sigmoid);
+    this.missing.forEach((pixel, at) => { whole[pixel] = baseline[at]; });
+    hidden = this.hidden("prior", linear(layers["prior.fc1"], whole));
+    const scale = linear(layers["prior.fc32"], hidden)
+      .map((log) => Math.exp(Math.min(Math.max(log, -20), 20)));
+    return { x, baseline, loc: linear(layers["prior.fc31"], hidden), scale };
+  }
+
+  /** Latent variables of standard normal numbers, of a whole batch. */
+  latents({ loc, scale }, eps) {
+    return eps.map((e, at) => loc[at % loc.length] + scale[at % loc.length] * e);
+  }
+
+  /** Probabilities of the missing pixels, for each z of a batch. */
+  complete({ x }, z) {
+    const first = linear(this.layers["generation.fc1"], z);
+    if (this.layers["generation.fc0"]) {
+      const ofImage = linear(this.layers["generation.fc0"], x);
+      for (let i = 0; i < first.length; i++) first[i] += ofImage[i % ofImage.length];
+    }
+    return linear(this.layers["generation.fc3"], this.hidden("generation", first)).map(sigmoid);
+  }
+}
+
+/** Standard normal numbers of a seed: mulberry32, and the transform of Box and Muller. */
+function normals(seed, count) {
+  const uniform = () => {
+    seed = (seed + 0x6d2b79f5) | 0;
+    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return (((t ^ (t >>> 14)) >>> 0) + 0.5) / 2 ** 32;
+  };
+  return Float32Array.from({ length: count }, () =>
+    Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform()));
+}
+
+/** Between two vectors along an arc, where vectors are as long, so as likely, as those two. */
+function slerp(from, to, t) {
+  const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
+  const cosine = dot(from, to) / Math.sqrt(dot(from, from) * dot(to, to));
+  const angle = Math.acos(Math.min(Math.max(cosine, -0.999), 0.999));
+  const [a, b] = [1 - t, t].map((part) => Math.sin(part * angle) / Math.sin(angle));
+  return from.map((value, i) => a * value + b * to[i]);
+}
+
+// ---- What is shown ------------------------------------------------------------------------------
+
+const image = new Float32Array(numPixels); // as the networks see it; only known pixels count
+let setting = 0, example = null, seed = 0; // what is chosen; no example is a drawing of one's own
+let ends = [0, 1], shown = null; // completions to walk between, and one that is pointed at
+let model = null, view, eps, completions = null;
+const models = [], palette = {};
+
+const examples = page.settings.map((each) => bytesOf(each.examples));
+const numExamples = () => examples[setting].length / numPixels;
+const ofExample = (k, pixel) => examples[setting][k * numPixels + pixel] / 255;
+const isKnown = (pixel) => page.settings[setting].mask[pixel] === "1";
+const { photo } = page.settings[0];
+const ink = (value) => (photo ? 1 - value : value); // and back
+const cssValue = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+function readPalette() {
+  for (const name of ["sheet", "print", "given"]) {
+    const hex = parseInt(cssValue(`--${name}`).slice(1), 16);
+    palette[name] = [hex >> 16, (hex >> 8) & 255, hex & 255];
+  }
+}
+
+/** Paint known and missing pixels, each with so much ink as a function of the pixel tells. */
+function paint(canvas, ofKnown, ofMissing) {
+  Object.assign(canvas, { width, height });
+  const context = canvas.getContext("2d"), picture = context.createImageData(width, height);
+  for (let i = 0; i < numPixels; i++) {
+    const known = isKnown(i), amount = known ? ofKnown(i) : ofMissing?.(i);
+    if (amount === undefined) continue; // transparent
+    const colour = palette[known ? "given" : "print"].map((to, channel) =>
+      palette.sheet[channel] + (to - palette.sheet[channel]) * amount);
+    picture.data.set([...colour, 255], 4 * i);
+  }
+  context.putImageData(picture, 0, 0);
+}
+
+const given = (pixel) => ink(image[pixel]);
+
+/** Paint what is given, and values of the missing pixels. */
+function paintAnswer(canvas, values, toInk = ink, ofKnown = given) {
+  const whole = new Float32Array(numPixels);
+  model.missing.forEach((pixel, at) => { whole[pixel] = toInk(values[at]); });
+  paint(canvas, ofKnown, (pixel) => whole[pixel]);
+}
+
+/** What belongs to one completion. */
+function part(values, k) {
+  const size = values.length / COUNT;
+  return values.subarray(k * size, (k + 1) * size);
+}
+
+function refresh() {
+  view = model.look(image);
+  completions = model.complete(view, model.latents(view, eps));
+  const each = Array.from({ length: COUNT }, (_, k) => part(completions, k));
+  const mean = each[0].map((_, i) => each.reduce((sum, one) => sum + one[i], 0) / COUNT);
+  const deviation = mean.map((center, i) =>
+    Math.sqrt(each.reduce((sum, one) => sum + (one[i] - center) ** 2, 0) / (COUNT - 1)));
+  paint($("drawing"), given);
+  tiles.forEach(({ canvas }, k) => paintAnswer(canvas, each[k]));
+  paintAnswer($("baseline"), view.baseline);
+  paintAnswer($("mean"), mean);
+  paintAnswer($("deviation"), deviation, (value) => Math.min(1, 2 * value), (i) => given(i) / 4);
+  paint($("truth"), given, example === null ? undefined : (i) => ink(ofExample(example, i)));
+  $("truth-caption").textContent = example === null ? "No truth: you drew it" : "The truth";
+  showLarge();
+  clearTimeout(refresh.spoken); // a screen reader is told once nothing has changed for a while
+  refresh.spoken = setTimeout(() => {
+    const apart = deviation.reduce((sum, value) => sum + value, 0) / deviation.length;
+    $("status").textContent = `Twelve answers, seed ${seed}; mean standard deviation of a pixel ` +
+      apart.toFixed(2);
+  }, 1000);
+}
+
+/** Refresh before the next frame, however many strokes there are until then. */
+function soon() {
+  soon.frame ??= requestAnimationFrame(() => { soon.frame = null; if (model) refresh(); });
+}
+
+/** Show the completion that is pointed at, or else a point on the way between two. */
+function showLarge() {
+  if (!completions) return;
+  const [from, to] = ends, t = $("slider").value / 100;
+  const way = `${Math.round(100 * t)} % of the way from answer ${from + 1} to ${to + 1}`;
+  const z = model.latents(view, slerp(part(eps, from), part(eps, to), t));
+  paintAnswer($("large"), shown === null ? model.complete(view, z) : part(completions, shown));
+  $("caption").textContent = shown === null ? way : `Answer ${shown + 1}`;
+  $("slider").ariaValueText = way;
+  $("from").textContent = `A: answer ${from + 1}`;
+  $("to").textContent = `B: answer ${to + 1}`;
+  tiles.forEach(({ button, mark }, k) => {
+    button.className = ends.includes(k) ? "end" : "";
+    mark.textContent = k === from ? "A" : k === to ? "B" : "";
+  });
+}
+
+function show(k) {
+  shown = k;
+  showLarge();
+}
+
+/** Move the slider from the completion chosen last to another one. */
+function walkTo(k) {
+  if (k !== ends[1]) ends = [ends[1], k];
+  shown = null;
+  const start = performance.now();
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const step = (now) => {
+    $("slider").value = still ? 100 : (now - start) / 12;
+    showLarge();
+    if ($("slider").value < 100) walkTo.frame = requestAnimationFrame(step);
+  };
+  cancelAnimationFrame(walkTo.frame);
+  step(start);
+}
+
+// ---- What can be chosen -------------------------------------------------------------------------
+
+function element(name, properties = {}, ...children) {
+  const node = Object.assign(document.createElement(name), properties);
+  node.append(...children);
+  return node;
+}
+
+const tiles = Array.from({ length: COUNT }, (_, k) => {
+  const canvas = element("canvas"), mark = element("b");
+  const button = element("button", {}, canvas, element("span", {}, `${k + 1}`, mark));
+  button.ariaLabel = `Answer ${k + 1}: walk to it`;
+  for (const name of ["pointerenter", "focus"]) button.addEventListener(name, () => show(k));
+  for (const name of ["pointerleave", "blur"]) button.addEventListener(name, () => show(null));
+  button.addEventListener("click", () => walkTo(k));
+  $("grid").append(button);
+  return { button, canvas, mark };
+});
+
+function listExamples() {
+  $("examples").querySelectorAll("label").forEach((label) => label.remove());
+  for (let k = 0; k < numExamples(); k++) {
+    const canvas = element("canvas");
+    const input = element("input", { type: "radio", name: "example", ariaLabel: `Image ${k + 1}` });
+    input.addEventListener("change", () => chooseExample(k));
+    $("examples").append(element("label", {}, input, canvas));
+    paint(canvas, (i) => ink(ofExample(k, i)), (i) => 0.3 * ink(ofExample(k, i)));
+  }
+}
+
+/** Take an example; null leaves what is drawn. */
+function chooseExample(k) {
+  example = k;
+  for (let i = 0; i < numPixels && k !== null; i++) image[i] = ofExample(k, i);
+  document.getElementsByName("example").forEach((input, at) => { input.checked = at === k; });
+  remember();
+}
+
+async function chooseSetting(index) {
+  setting = index;
+  model = completions = null;
+  $("main").ariaBusy = "true";
+  document.getElementsByName("setting")[index].checked = true;
+  listExamples();
+  const { rows, images } = page.settings[index];
+  $("unit").textContent = "Negative conditional log-likelihood of the missing pixels, in nats " +
+    `per image, lower is better: mean over ${images}, ± its standard error. ` +
+    `Trained by ${page.recipe}, seed ${page.seed}.`;
+  $("rows").replaceChildren(...rows.map(([name, value]) => element("tr", {},
+    element("th", { scope: "row", textContent: name }), element("td", { textContent: value }))));
+  models[index] ??= unpack(index).then((layers) => new Model(page.settings[index], layers));
+  const loaded = await models[index];
+  if (setting !== index) return; // another one was chosen meanwhile
+  model = loaded;
+  chooseSeed(seed);
+  chooseExample(example === null ? null : Math.min(example, numExamples() - 1));
+  $("main").ariaBusy = "false";
+}
+
+function chooseSeed(number) {
+  seed = number;
+  eps = normals(seed, COUNT * model.numLatents);
+  $("seed").textContent = seed;
+  remember();
+}
+
+/** Keep in the address what a reload is to show again: all but a drawing. */
+function remember() {
+  const words = { seed, given: page.settings[setting].known };
+  if (example !== null) words.image = example + 1;
+  remember.hash = `#${new URLSearchParams(words)}`;
+  if (location.hash !== remember.hash) location.replace(remember.hash);
+  soon();
+}
+
+/** Show what the address says. */
+function recall() {
+  if (location.hash === remember.hash) return;
+  const words = new URLSearchParams(location.hash.slice(1));
+  const number = (name) => (/^\d{1,9}$/.test(words.get(name)) ? +words.get(name) : 0);
+  seed = number("seed");
+  example = Math.max(number("image") - 1, 0);
+  chooseSetting(Math.max(page.settings.findIndex(({ known }) => known === number("given")), 0));
+}
+
+// ---- Drawing ------------------------------------------------------------------------------------
+
+const drawing = $("drawing");
+const radius = Math.max(height, width) / 28; // a stroke of MNIST is some two pixels wide
+let pointer = null, pen = [width / 4, 0.75 * height], penDown = false; // of the mouse, of the keys
+
+/** Draw or erase along a line, in pixels: with a soft edge, and without darkening what is there. */
+function stroke([x0, y0], [x1, y1]) {
+  const dx = x1 - x0, dy = y1 - y0, erase = $("eraser").checked;
+  for (let i = 0; i < numPixels; i++) {
+    const x = (i % width) + 0.5 - x0, y = Math.floor(i / width) + 0.5 - y0;
+    const t = Math.min(Math.max((x * dx + y * dy) / (dx * dx + dy * dy || 1), 0), 1);
+    const distance = Math.hypot(x - t * dx, y - t * dy) / radius;
+    const cover = Math.min(Math.max((erase ? 2.2 : 1.5) - distance, 0), 1);
+    if (cover) image[i] = ink(erase ? Math.min(given(i), 1 - cover) : Math.max(given(i), cover));
+  }
+  chooseExample(null);
+}
+
+function position({ clientX, clientY }) {
+  const box = drawing.getBoundingClientRect();
+  return [(clientX - box.left) / box.width * width, (clientY - box.top) / box.height * height];
+}
+
+drawing.addEventListener("pointerdown", (event) => {
+  if (event.button) return;
+  drawing.setPointerCapture(event.pointerId);
+  pointer = position(event);
+  stroke(pointer, pointer);
+});
+drawing.addEventListener("pointermove", (event) => {
+  if (!pointer) return;
+  for (const each of [...(event.getCoalescedEvents?.() ?? []), event]) {
+    const to = position(each);
+    stroke(pointer, to);
+    pointer = to;
+  }
+});
+drawing.addEventListener("lostpointercapture", () => { pointer = null; });
+
+const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+moves[" "] = [0, 0];
+
+function showPen() {
+  $("pen").hidden = !drawing.matches(":focus-visible");
+  $("pen").style.left = `${100 * pen[0] / width}%`;
+  $("pen").style.top = `${100 * pen[1] / height}%`;
+}
+drawing.addEventListener("keydown", (event) => {
+  if (!(event.key in moves)) return;
+  event.preventDefault();
+  penDown ||= event.key === " ";
+  const to = moves[event.key].map((move, axis) =>
+    Math.min(Math.max(pen[axis] + move, 0.5), page.shape[1 - axis] - 0.5));
+  if (penDown) stroke(pen, to);
+  pen = to;
+  showPen();
+});
+drawing.addEventListener("keyup", (event) => { penDown &&= event.key !== " "; });
+drawing.addEventListener("focus", showPen);
+drawing.addEventListener("blur", () => { penDown = false; showPen(); });
+
+// ---- Saving -------------------------------------------------------------------------------------
+
+/** Put question, baseline, mean and completions into one picture, with a caption. */
+function picture() {
+  const scale = Math.max(1, Math.round(168 / Math.max(height, width))), gap = 14;
+  const [h, w] = [scale * height, scale * width];
+  const canvas = element("canvas", { width: 5 * w + 8 * gap, height: 3 * h + 4 * gap + 52 });
+  const context = canvas.getContext("2d");
+  context.imageSmoothingEnabled = false;
+  context.fillStyle = cssValue("--paper");
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.strokeStyle = cssValue("--hatch");
+  for (let x = gap - h; x < w; x += 8) { // what is drawn next covers it where it is not missing
+    context.moveTo(Math.max(x, gap), gap + h + Math.min(x - gap, 0));
+    context.lineTo(Math.min(x + h, gap + w), gap + Math.max(x + h - gap - w, 0));
+  }
+  context.stroke();
+  const put = (source, column, row, left = gap) => {
+    const place = [left + column * (w + gap), gap + row * (h + gap), w, h];
+    context.drawImage(source, ...place);
+    context.strokeRect(...place);
+  };
+  [drawing, $("baseline"), $("mean")].forEach((source, row) => put(source, 0, row));
+  tiles.forEach((tile, k) => put(tile.canvas, 1 + k % 4, Math.floor(k / 4), 3 * gap));
+  context.fillStyle = cssValue("--ink");
+  context.font = `15px ${cssValue("--sans")}`;
+  [
+    "Left: what is given, the baseline’s answer, the mean of the twelve. Right: twelve answers.",
+    `${page.settings[setting].name}; samples of seed ${seed}; trained by ${page.recipe}`,
+  ].forEach((line, k) =>
+    context.fillText(line, gap, canvas.height - 40 + 22 * k, canvas.width - 2 * gap));
+  return canvas;
+}
+
+$("save").addEventListener("click", () => picture().toBlob((blob) => {
+  const href = URL.createObjectURL(blob);
+  const download = `answers_q${page.settings[setting].known}_seed${seed}.png`;
+  element("a", { href, download }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 10_000);
+}));
+
+// ---- The start ----------------------------------------------------------------------------------
+
+document.documentElement.classList.toggle("photo", photo);
+readPalette();
+page.settings.forEach(({ name, known }, index) => {
+  const input = element("input", { type: "radio", name: "setting", ariaLabel: name });
+  input.addEventListener("change", () => chooseSetting(index));
+  $("settings").append(element("label", {}, input, element("span", {}, `${known}`)));
+});
+$("again").addEventListener("click", () => chooseSeed(seed + 1));
+$("clear").addEventListener("click", () => { image.fill(ink(0)); chooseExample(null); });
+$("slider").addEventListener("input", () => { cancelAnimationFrame(walkTo.frame); show(null); });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  readPalette();
+  listExamples();
+  soon();
+});
+addEventListener("hashchange", recall);
+addEventListener("unhandledrejection", () => {
+  $("problem").textContent = "The page can’t be shown: it needs a browser of 2023 or later.";
+});
+recall();

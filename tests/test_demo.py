@@ -1,0 +1,606 @@
+"""The page: its parts in Python, and the whole in a browser where there is one."""
+
+import base64
+import contextlib
+import io
+import json
+import re
+import shutil
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import main
+from cvae.checkpoint import FileError
+from cvae.config import Config
+from cvae.demo import __main__ as command
+from cvae.demo import write_demo
+from cvae.demo.weights import Layers, Networks, encode, extract, low_bits, round_weights
+from cvae.model import CVAE, Decoder, Encoder
+from cvae.results import save_weights
+from cvae.trained import TrainedCVAE
+
+from .faults import ROOT
+
+TOLERANCE = 0.02  # in a pixel's probability
+HOSTILE = "</script><script>document.title = 'owned'</script><img src=x onerror=\"alert('x')\">"
+TINY = "-n 1 -p 2 --num-importance-samples 3 -vi 3 -vs 2 -nq 1".split()
+
+
+class Block(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(size, 5), nn.Linear(5, size)
+
+
+def make_net(activation: str, generation_input: str, num_pixels: int) -> CVAE:
+    """Make a small model whose predictions are anything but grey."""
+    net = CVAE(3, 16, 12, None, activation, generation_input, num_pixels)
+    for name, parameter in net.named_parameters():
+        parameter.data *= 1.5 if name.endswith("weight") else 1
+    return net
+
+
+@pytest.fixture
+def with_blocks(monkeypatch):
+    """Let the networks have residual blocks, with random weights."""
+    usual_encoder, usual_decoder = Encoder.__init__, Decoder.__init__
+
+    def after_hidden(net, activation):
+        def apply(hidden):
+            hidden = activation(hidden)
+            for block in net.blocks:
+                hidden = hidden + block.fc2(activation(block.fc1(hidden)))
+            return hidden
+
+        return apply
+
+    def init(self, usual, number, args, options):
+        usual(self, *args, **options)
+        self.blocks = nn.ModuleList(Block(12) for _ in range(number))
+
+    def init_encoder(self, *args, **options):
+        init(self, usual_encoder, 1, args, options)
+
+    def init_decoder(self, *args, **options):
+        init(self, usual_decoder, 2, args, options)
+
+    def encode_image(self, x, y):
+        hidden = self.activation(self.fc1(y.view(x.shape).where(x != x.clamp(0, 1), x).flatten(1)))
+        hidden = after_hidden(self, self.activation)(self.fc2(hidden))
+        return self.fc31(hidden), self.fc32(hidden).exp()
+
+    def logits(self, z, x=None, pixels=None):
+        first = self.fc1(z) + (0 if self.fc0 is None else self.fc0(x))
+        hidden = after_hidden(self, self.activation)(self.fc2(self.activation(first)))
+        logits = self.fc3(hidden)
+        return logits if pixels is None else logits[..., pixels]
+
+    monkeypatch.setattr(Encoder, "__init__", init_encoder)
+    monkeypatch.setattr(Decoder, "__init__", init_decoder)
+    monkeypatch.setattr(Encoder, "forward", encode_image)
+    monkeypatch.setattr(Decoder, "logits", logits)
+
+
+def make_folder(
+    path: Path,
+    activation: str = "relu",
+    generation_input: str = "z",
+    shape: tuple[int, int] = (28, 28),
+    settings: tuple[int, ...] = (1, 2, 3),
+    name: str = "images",
+    labels: bool = True,
+) -> Path:
+    """Leave what a run of own images leaves, as far as the page needs it."""
+    path.mkdir(exist_ok=True)
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (60, *shape)) * (generator.random((60, *shape)) < 0.3)
+    data: dict[str, Any] = {"labels": generator.integers(0, 3, 60)} if labels else {}
+    np.savez(path / "own.npz", images=images.astype(np.uint8), **data)
+    for n in settings:
+        net = make_net(activation, generation_input, shape[0] * shape[1])
+        save_weights(Config(output_dir=path), 0, n, {"cvae": net})
+    row = {"mean": 12.345, "standard_error": 0.21, "num_images": 10, "num_particles": 7}
+    names = ("NN (baseline)", "CVAE (Monte Carlo)", "CVAE (importance sampling)")
+    result = {"val": {"rows": dict.fromkeys(names, row), "diagnostics": {}}}
+    options = {"activation": activation, "generation_input": generation_input}
+    metrics = {
+        "dataset": str(path / "own.npz"),
+        "recipe": f"recipe {name}",
+        "seed": 0,
+        "arguments": options | {"val_fraction": "0.5", "holdout": "0", "subset": "None"},
+        "image_shape": shape,
+        "splits": {"val": {"name": name, "images": 10}},
+        "results": {f"q{n}": result for n in settings},
+    }
+    (path / "metrics.json").write_text(json.dumps(metrics))
+    return path
+
+
+def read_page(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the page's JSON, and the text of all of its blocks."""
+    blocks = dict(re.findall(r'<script type="[^"]*" id="([^"]*)">(.*?)</script>', path.read_text()))
+    return json.loads(blocks["page"]), blocks
+
+
+def from_text(text: str) -> bytes:
+    return base64.b85decode(text.replace(".", "<"))
+
+
+def decode(code: bytes, low_bits: int, shapes: list[tuple[str, int, int]]) -> Layers:
+    """Return layers from what ``encode`` made of them."""
+    data = zlib.decompress(code, 31)
+    num_floats = 2 * sum(rows for _, rows, _ in shapes)
+    floats = torch.from_numpy(np.frombuffer(data, "<f4", num_floats).copy())
+    low, high = np.frombuffer(data, np.uint8, offset=4 * num_floats).reshape(2, -1)
+    whole = torch.from_numpy(high.view(np.int8).astype(np.float32) * 2**low_bits + low)
+    layers: Layers = {}
+    for name, rows, columns in shapes:
+        steps, bias, floats = floats.split([rows, rows, len(floats) - 2 * rows])
+        number, whole = whole.split([rows * columns, len(whole) - rows * columns])
+        layers[name.partition(".")[2]] = number.view(rows, columns) * steps[:, None], bias
+    return layers
+
+
+def compare(trained: TrainedCVAE, nets: Networks) -> tuple[float, float, float]:
+    """Return the greatest difference of the baseline, for the same z, for the same noise."""
+    cvae, known = trained.cvae, trained.known.flatten()
+    images = torch.rand(40, *trained.known.shape)
+    xs = trained.mask({"original": images})["input"]
+    x = xs.flatten(1)[:, known]
+    with torch.no_grad():
+        y_hat = cvae.baseline_predictions(xs)
+        loc, scale = cvae.prior_net(xs, y_hat)
+        eps = torch.randn(12, *loc.shape)
+        z = loc + scale * eps
+        inputs = [z] + [xs.clamp(min=0).flatten(1)] * (cvae.generation_input == "xz")
+        completions = cvae.generation_net(*inputs)[..., ~known]
+        baseline = nets.baseline(x)
+        xc = xs.flatten(1).clone()
+        xc[:, ~known] = baseline
+        here, spread = nets.prior(xc)
+        pairs = (
+            (baseline, y_hat.flatten(1)[:, ~known]),
+            (nets.generation(z, x), completions),
+            (nets.generation(here + spread * eps, x), completions),
+        )
+        one, same_z, same_noise = (float((a - b).abs().max()) for a, b in pairs)
+    return one, same_z, same_noise
+
+
+RECIPES = [("relu", "z", (28, 28)), ("silu", "xz", (28, 28)), ("silu", "xz", (8, 12))]
+
+
+@pytest.mark.parametrize("activation, generation_input, shape", RECIPES)
+@pytest.mark.parametrize("blocks", [False, True])
+def test_embedded_weights_predict_as_pytorch_does(
+    activation, generation_input, shape, blocks, tmp_path, monkeypatch, request
+):
+    if blocks:
+        request.getfixturevalue("with_blocks")
+    folder = make_folder(tmp_path / "run", activation, generation_input, shape, settings=(1, 3))
+    page, texts = read_page(write_demo(folder, tmp_path))
+    assert page["shape"] == list(shape)
+    assert [setting["known"] for setting in page["settings"]] == [1, 3]
+    for index, setting in enumerate(page["settings"]):
+        trained = TrainedCVAE.load(folder, setting["known"])
+        assert setting["mask"] == "".join(str(int(k)) for k in trained.known.flatten())
+        nets = {
+            name: decode(from_text(texts[f"weights-{index}-{part}"]), net["lowBits"], net["shapes"])
+            for part, (name, net) in enumerate(
+                zip(("baseline", "generation", "prior"), setting["nets"], strict=True)
+            )
+        }
+        missing = int((~trained.known).sum())
+        assert len(nets["baseline"]["fc3"][1]) == len(nets["generation"]["fc3"][1]) == missing
+        assert ("blocks.1.fc2" in nets["generation"]) == blocks
+        one, same_z, same_noise = compare(trained, Networks(nets, activation))
+        assert 0 < one < TOLERANCE and 0 < same_z < TOLERANCE and same_noise < 2 * TOLERANCE
+
+
+@pytest.mark.parametrize("steps", [64, 128, 256, 512, 1024, 2048])
+def test_code_gives_back_every_weight_to_half_a_step(steps):
+    """Also of rows of zeros, and of one with a weight that is much larger than the others."""
+    weight = torch.randn(7, 50)
+    weight[2], weight[3, 4], weight[5, 6] = 0, 1000, -1000
+    layers = {"fc1": (weight, torch.randn(7)), "fc2": (torch.randn(3, 4), torch.randn(3))}
+    shapes = [(f"net.{name}", *each.shape) for name, (each, _) in layers.items()]
+    found = decode(encode(layers, steps), low_bits(steps), shapes)
+    for name, (each, bias) in layers.items():
+        size, _ = round_weights(each, steps)
+        assert ((found[name][0] - each).abs() <= 1.001 * size).all()
+        assert torch.equal(found[name][1], bias)
+        assert (found[name][0][2] == each[2]).all() or name == "fc2"
+
+
+def test_largest_networks_take_less_than_6_megabytes():
+    """As text of 5 characters for 4 bytes, with weights that are normal, and usual steps."""
+    rows = {"baseline": 196 + 500 + 588, "prior": 784 + 3 * 500 + 400, "generation": 200 + 196}
+    rows["generation"] += 5 * 500 + 588
+    layers = {name: (torch.randn(count, 500), torch.zeros(count)) for name, count in rows.items()}
+    assert sum(weight.numel() for weight, _ in layers.values()) > 3.7e6
+    assert len(encode(layers, 128)) * 5 / 4 < 5.6e6
+
+
+def test_networks_of_other_kinds_are_refused(monkeypatch, tmp_path, capsys):
+    net = make_net("relu", "z", 784)
+    net.prior_net = type("OwnEncoder", (Encoder,), {})(3, 16, 12)
+    with pytest.raises(FileError, match="the prior network is no Encoder"):
+        extract(TrainedCVAE(net, 1))
+    folder = make_folder(tmp_path / "run", settings=(1,))
+    usual = Decoder.logits
+    monkeypatch.setattr(Decoder, "logits", lambda *args: usual(*args) * 1.2)
+    assert command.main([str(folder)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("the generation network computes something else than the page does")
+    assert not (folder / "demo.html").exists()
+
+
+def test_page_is_the_same_bytes_each_time_and_allows_only_its_own_parts(tmp_path):
+    folder = make_folder(tmp_path / "run", settings=(2,))
+    first = write_demo(folder, tmp_path).read_bytes()
+    assert write_demo(folder, tmp_path).read_bytes() == first
+    text = first.decode()
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+    assert policy.startswith("default-src 'none'; ") and "unsafe" not in policy
+    markup = text.partition('<script type="application/json"')[0]
+    assert not re.search(r"(src|href|action)=|\bon\w+=|\bstyle=|https?:", markup)
+
+
+def test_hostile_names_are_inert(tmp_path):
+    folder = make_folder(tmp_path / "run", settings=(1,), name=HOSTILE)
+    usual = make_folder(tmp_path / "usual", settings=(1,))
+    text, other = (write_demo(each, tmp_path).read_text() for each in (folder, usual))
+    assert HOSTILE not in text and text.count("<") == other.count("<")
+    page, _ = read_page(folder / "demo.html")
+    assert page["recipe"] == f"recipe {HOSTILE}" and HOSTILE in page["settings"][0]["images"]
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_images_of_any_kind_are_examples(labels, tmp_path):
+    folder = make_folder(tmp_path / "run", "silu", "z", (6, 10), settings=(1,), labels=labels)
+    page, _ = read_page(write_demo(folder, tmp_path))
+    (setting,) = page["settings"]
+    examples = np.frombuffer(from_text(setting["examples"]), np.uint8).reshape(-1, 6, 10)
+    images = np.load(folder / "own.npz")["images"]
+    assert len({each.tobytes() for each in examples} & {each.tobytes() for each in images}) == 30
+    assert setting["rows"][2] == ["Baseline, 7 particles", "12.3 ± 0.2"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    """The folder of a run of two seeds on a few small images, and what it printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    images = np.random.default_rng(0).integers(0, 256, (30, 6, 4), np.uint8)
+    np.savez(folder / "own.npz", images=images)
+    return folder, run(folder, "--seeds 0 1")
+
+
+def run(folder: Path, line: str) -> str:
+    words = ["--dataset", str(folder / "own.npz"), "--output-dir", str(folder / "out")]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main.main([*words, *TINY, *line.split()]) == 0
+    return printed.getvalue()
+
+
+def test_last_line_of_a_run_names_the_pages(finished, tmp_path, capsys):
+    folder, output = finished
+    pages = [folder / f"out/seed_{seed}/demo.html" for seed in (0, 1)]
+    assert output.splitlines()[-1] == f"To try it, open {pages[0]}, {pages[1]} in a browser"
+    before = [page.read_bytes() for page in pages]
+    assert command.main([str(folder / "out")]) == 0
+    assert capsys.readouterr().out == "".join(f"Written to {page}\n" for page in pages)
+    assert [page.read_bytes() for page in pages] == before
+
+
+def test_page_that_can_not_be_written_costs_one_warning(finished, tmp_path, capsys):
+    shutil.copytree(finished[0] / "out/seed_0", tmp_path / "out", dirs_exist_ok=True)
+    (tmp_path / "out/demo.html").unlink()
+    (tmp_path / "out/demo.html").mkdir()
+    words = ["--dataset", str(finished[0] / "own.npz"), "--output-dir", str(tmp_path / "out")]
+    assert main.main([*words, *TINY]) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last.startswith("Warning: demo.html was not written: can't write ")
+    assert (tmp_path / "out/results.csv").read_bytes() == (
+        finished[0] / "out/seed_0/results.csv"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "break_it, reason",
+    [
+        (lambda folder: (folder / "metrics.json").unlink(), "metrics.json can't be read (No such"),
+        (lambda folder: (folder / "metrics.json").write_text("{}"), "damaged, or of another vers"),
+        (lambda folder: (folder / "metrics.json").write_text("[1]"), "metrics.json is damaged"),
+        (lambda folder: (folder / "own.npz").unlink(), "no data set is called"),
+        (lambda folder: (folder / "cvae_net_q1.pth").unlink(), "holds no trained model"),
+    ],
+)
+def test_what_is_missing_is_told_in_one_line(break_it, reason, tmp_path, capsys):
+    folder = make_folder(tmp_path / "run", settings=(1,))
+    break_it(folder)
+    assert command.main([str(folder)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("python -m cvae.demo: error: ") and reason in line
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast of two colours as WCAG 2 defines it."""
+    luminances = []
+    for colour in (one, other):
+        parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        red, green, blue = (
+            p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts
+        )
+        luminances.append(0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05)
+    return max(luminances) / min(luminances)
+
+
+def test_text_has_enough_contrast_in_both_schemes():
+    css = (ROOT / "cvae/demo/page.css").read_text()
+    roots = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
+    assert len(roots) == 2
+    for root in roots:
+        colours = dict(re.findall(r"--(\w+): (#\w{6});", root))
+        for name in ("ink", "soft", "accent"):
+            assert contrast(colours[name], colours["paper"]) >= 4.5, name
+        assert contrast(colours["given"], colours["sheet"]) >= 3
+
+
+# ---- In a browser -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="needs playwright, of tests/requirements.txt"
+    )
+    names = ("chromium", "chromium-browser", "google-chrome")
+    if not (path := next(filter(None, map(shutil.which, names)), None)):
+        pytest.skip("needs a browser: apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    """A page of three settings, with hostile names."""
+    folder = make_folder(tmp_path_factory.mktemp("page") / "run", "silu", "xz", name=HOSTILE)
+    return write_demo(folder, folder)
+
+
+@pytest.fixture
+def visit(browser):
+    """Open pages; no console message, error, dialog or request is allowed but that of the file."""
+    problems: list[str] = []
+    requests: list[str] = []
+    contexts: list[Any] = []
+
+    def open_page(path: Path, hash: str = "", **options: Any) -> Any:
+        contexts.append(browser.new_context(viewport={"width": 900, "height": 900}, **options))
+        page = contexts[-1].new_page()
+        url = f"file://{path}"
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("dialog", lambda dialog: problems.append(dialog.message))
+        page.on("request", lambda request: requests.append(request.url.partition("#")[0]))
+        page.goto(url + hash)
+        ready(page)
+        assert set(requests) == {url}
+        requests.clear()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert problems == requests == []
+
+
+def ready(page: Any) -> None:
+    """Wait until the networks are there and what was asked for is painted."""
+    page.wait_for_selector("#main[aria-busy=false]")
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def pictures(page: Any) -> list[str]:
+    """Return all canvases as text."""
+    script = "Array.from(document.querySelectorAll('main canvas'), (each) => each.toDataURL())"
+    ready(page)
+    return page.evaluate(script)
+
+
+def answers(page: Any) -> list[str]:
+    ready(page)
+    return page.evaluate("tiles.map(({ canvas }) => canvas.toDataURL())")
+
+
+def draw(page: Any) -> None:
+    box = page.locator("#drawing").bounding_box()
+    page.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 0.6 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.9 * box["height"], steps=5)
+    page.mouse.up()
+
+
+def test_page_opens_from_a_file_and_a_stroke_changes_every_answer(visit, written):
+    page = visit(written)
+    before = answers(page)
+    assert len(set(before)) == 12
+    draw(page)
+    assert all(one != other for one, other in zip(before, answers(page), strict=True))
+    assert page.title() == "Twelve answers to one question"
+    assert page.evaluate("document.querySelectorAll('img').length") == 0
+    assert HOSTILE in page.locator("footer").text_content()
+    drawn = page.evaluate("Array.from(image, (value, i) => (isKnown(i) ? value : 0))")
+    page.click("label:has(#eraser)")
+    draw(page)
+    erased = page.evaluate("Array.from(image, (value, i) => (isKnown(i) ? value : 0))")
+    assert sum(erased) < sum(drawn)
+    page.click("text=Clear")
+    assert page.evaluate("Math.max(...image)") == 0
+
+
+def test_strokes_stay_in_the_known_quadrants_and_are_as_wide_as_mnists(visit, written):
+    page = visit(written)
+    page.click("text=Clear")
+    box = page.locator("#drawing").bounding_box()
+    page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 0.4 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 0.9 * box["height"])
+    page.mouse.up()
+    rows = np.array(page.evaluate("Array.from(image)")).reshape(28, 28)
+    assert (rows[17:24].sum(1) > 1.5).all() and (rows[17:24].sum(1) < 3.5).all()
+    before = pictures(page)[0]
+    assert (
+        page.evaluate("image.forEach((_, i) => { if (!isKnown(i)) image[i] = 1; }), soon()") is None
+    )
+    assert pictures(page)[0] == before
+
+
+def test_three_settings_switch_and_keep_what_is_drawn(visit, written):
+    page = visit(written)
+    page.click("text=Clear")
+    draw(page)
+    seen = set()
+    for n in ("1", "2", "3"):
+        page.click(f"#settings >> text={n}")
+        seen.add(tuple(answers(page)))
+        assert page.evaluate("model.known.length") == {"1": 196, "2": 392, "3": 588}[n]
+        assert f"given={n}" in page.url and page.evaluate("image.some((value) => value > 0.9)")
+    assert len(seen) == 3
+
+
+def test_the_same_address_shows_the_same_pixels(visit, written):
+    first, second = visit(written, "#seed=123"), visit(written, "#seed=123")
+    assert pictures(first) == pictures(second)
+    first.click("text=New samples")
+    assert answers(first) != answers(second) and "seed=124" in first.url
+    third = visit(written, "#" + first.url.partition("#")[2])
+    first.mouse.move(0, 0)
+    assert pictures(third) == pictures(first)
+    second.evaluate("location.hash = '#seed=124'")
+    assert answers(second) == answers(third)
+
+
+@pytest.mark.parametrize("activation, generation_input, shape", RECIPES)
+@pytest.mark.parametrize("blocks", [False, True])
+def test_browser_predicts_as_pytorch_does(
+    visit, activation, generation_input, shape, blocks, tmp_path, request
+):
+    if blocks:
+        request.getfixturevalue("with_blocks")
+    folder = make_folder(tmp_path / "run", activation, generation_input, shape, settings=(1,))
+    page = visit(write_demo(folder, folder))
+    trained = TrainedCVAE.load(folder, 1)
+    cvae, known = trained.cvae, trained.known.flatten()
+    eps = page.evaluate("Array.from(eps)")
+    image = torch.tensor(page.evaluate("Array.from(image)")).view(1, *shape)
+    xs = trained.mask({"original": image[:, None]})["input"]
+    with torch.no_grad():
+        y_hat = cvae.baseline_predictions(xs)
+        loc, scale = cvae.prior_net(xs, y_hat)
+        z = loc + scale * torch.tensor(eps).view(12, 1, -1)
+        inputs = [z] + [xs.clamp(min=0).flatten(1)] * (generation_input == "xz")
+        expected = cvae.generation_net(*inputs)[..., ~known].flatten()
+    found = page.evaluate(
+        "(z) => Array.from(model.complete(view, Float32Array.from(z)))", z.flatten().tolist()
+    )
+    assert (torch.tensor(found) - expected).abs().max() < TOLERANCE
+    shown = torch.tensor(page.evaluate("Array.from(completions)"))
+    assert (shown - expected).abs().max() < 2 * TOLERANCE
+    baseline = torch.tensor(page.evaluate("Array.from(view.baseline)"))
+    assert (baseline - y_hat.flatten()[~known]).abs().max() < TOLERANCE
+
+
+def test_numbers_are_normal_and_a_walk_keeps_their_length(visit, written):
+    page = visit(written)
+    numbers = np.array(page.evaluate("Array.from(normals(7, 20000))"))
+    assert abs(numbers.mean()) < 0.03 and abs(numbers.std() - 1) < 0.03
+    assert abs((numbers < 1.2816).mean() - 0.9) < 0.01
+    script = "Array.from(slerp(normals(1, 500), normals(2, 500), %s))"
+    lengths = [np.linalg.norm(page.evaluate(script % t)) for t in (0, 0.25, 0.5, 1)]
+    assert max(lengths) / min(lengths) < 1.1
+    assert np.allclose(page.evaluate(script % 1), page.evaluate("Array.from(normals(2, 500))"))
+
+
+def test_walk_ends_at_the_answer_that_was_chosen(visit, written):
+    page = visit(written, reduced_motion="reduce")
+    page.click("#grid button >> nth=6")
+    page.mouse.move(0, 0)
+    assert page.evaluate("$('slider').value") == "100"
+    page.evaluate("document.activeElement.blur()")
+    large, tile = page.evaluate("[$('large').toDataURL(), tiles[6].canvas.toDataURL()]")
+    assert large == tile and page.text_content("#to") == "B: answer 7"
+    page.hover("#grid button >> nth=2")
+    assert page.text_content("#caption") == "Answer 3"
+
+
+def test_keyboard_alone_reaches_and_does_everything(visit, written):
+    page = visit(written)
+    page.keyboard.press("Tab")
+    reached = []
+    for _ in range(30):
+        name = page.evaluate(
+            "(({ id, name, parentNode }) => id || name || parentNode.id)(document.activeElement)"
+        )
+        if not name or (name in reached and name != "grid"):
+            break
+        reached.append(name)
+        before = answers(page)
+        outline = page.evaluate(
+            "(({ type, nextElementSibling: next }) => getComputedStyle(type === 'radio' ? next : "
+            "document.activeElement).outlineStyle)(document.activeElement)"
+        )
+        assert outline == "solid", name
+        if name == "setting":
+            page.keyboard.press("ArrowRight")
+            assert answers(page) != before and page.evaluate("setting") == 1
+        if name == "drawing":
+            page.keyboard.down("Space")
+            for key in ("ArrowRight", "ArrowDown", "ArrowDown"):
+                page.keyboard.press(key)
+            page.keyboard.up("Space")
+            page.keyboard.press("ArrowUp")
+            assert answers(page) != before and page.evaluate("example") is None
+        if name == "again":
+            page.keyboard.press("Enter")
+            assert answers(page) != before
+        if name == "slider":
+            page.keyboard.press("End")
+            assert page.text_content("#caption").startswith("100 %")
+        if name == "example":
+            page.keyboard.press("Space")
+            assert page.evaluate("example") is not None
+        page.keyboard.press("Tab")
+    expected = {"setting", "drawing", "tool", "clear", "again", "save", "slider", "example"}
+    assert expected <= set(reached) and reached.count("grid") == 12
+
+
+def test_picture_of_the_answers_can_be_saved(visit, written, tmp_path):
+    page = visit(written)
+    with page.expect_download() as download:
+        page.click("text=Save as PNG")
+    assert download.value.suggested_filename == "answers_q1_seed0.png"
+    download.value.save_as(tmp_path / "saved.png")
+    with Image.open(tmp_path / "saved.png") as picture:
+        assert picture.format == "PNG" and picture.width > 5 * 28 * 6
+        assert len(np.unique(np.asarray(picture.convert("RGB")))) > 50
+
+
+@pytest.mark.parametrize("width", [360, 820, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_fits_narrow_and_wide_screens(visit, written, width, scheme):
+    page = visit(written, color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    dark = page.evaluate("palette.print[0] > palette.sheet[0]")
+    assert dark == (scheme == "dark")
