@@ -19,6 +19,7 @@ if __name__ == "__main__":
     parse_args(description=__doc__)  # before the imports that take seconds, which --help should not
 
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from tqdm import tqdm
 
 from cvae import distributed, results
 from cvae.animation import choose_inputs, take_snapshot
@@ -40,9 +41,9 @@ VAL_BATCH_SIZE = 1000  # without gradients there is memory for more images at on
 
 def run(config: Config) -> None:
     """Train, evaluate and draw every run: each seed with each number of known quadrants."""
-    device = distributed.choose_device(config.device)
+    device, start = distributed.choose_device(config.device), time.perf_counter()
     with (
-        show_log(config.quiet) as show_time,
+        show_log(config.quiet),
         distributed.process_group(device),
         lock_folder(config.output_dir) if distributed.is_main() else nullcontext(),
     ):
@@ -55,7 +56,7 @@ def run(config: Config) -> None:
                 train_and_evaluate(config, seed, n)
         if distributed.is_main():
             results.write_summary(config)
-            show_time()
+            logger.info("Total time: %s", tqdm.format_interval(time.perf_counter() - start))
             write_demos(config)
         if failed:
             number = f"{len(failed)} of {len(list(config.runs()))}"

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -153,25 +152,16 @@ def one_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def show_log(quiet: bool) -> Iterator[Callable[[], None]]:
-    """Print the package's log lines, or its warnings only.
-
-    Returns:
-        A function that logs how long it took until now.
-    """
+def show_log(quiet: bool) -> Iterator[None]:
+    """Print the package's log lines, or its warnings only."""
     handler = _Handler(sys.stdout)
     level, formatwarning = logger.level, warnings.formatwarning
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     banner = "*" * 80
     warnings.formatwarning = lambda text, *_, **__: f"\n{banner}\nWARNING: {text}\n{banner}\n\n"
-    start = time.perf_counter()
-
-    def show_time() -> None:
-        logger.info("Total time: %s", tqdm.format_interval(time.perf_counter() - start))
-
     try:
-        yield show_time
+        yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)

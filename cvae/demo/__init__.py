@@ -9,14 +9,16 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import pyro
 import torch
+from torch import Tensor
 
 from cvae.animation import choose_inputs
 from cvae.checkpoint import FileError, atomic_write
 from cvae.config import FILES, SEED_FOLDER, Config, UsageError, setting_name
 from cvae.console import EXPECTED_ERRORS, one_line
 from cvae.data import CVAEMNIST, get_data
-from cvae.demo.weights import encode, extract, low_bits, round_to_predict_the_same
+from cvae.demo.weights import LOW_BITS, encode, extract
 from cvae.evaluate import with_error
 from cvae.trained import TrainedCVAE
 
@@ -25,7 +27,6 @@ __all__ = ["find_folders", "write_demo", "write_demos"]
 logger = logging.getLogger(__name__)
 
 NUM_EXAMPLES = 40
-NUM_TRIED = 200  # further images that the rounded weights are tried on
 OF_DATA = ("val_fraction", "subset", "holdout", "binarize")  # options that choose the images
 ROWS = {  # of metrics.json, as the page names them
     "CVAE (importance sampling)": "CVAE, importance sampling",
@@ -72,7 +73,7 @@ def write_demo(folder: Path, data_dir: Path) -> Path:
         FileError: a file is missing, damaged, or of networks that the page does not compute.
         OSError: the page can't be written.
     """
-    metrics, settings, weights = _read_metrics(folder), [], []
+    metrics, settings = _read_metrics(folder), []
     try:
         options = {k: ast.literal_eval(metrics["arguments"].get(k, "None")) for k in OF_DATA}
         options = {key: value for key, value in options.items() if value is not None}
@@ -81,19 +82,25 @@ def write_demo(folder: Path, data_dir: Path) -> Path:
                 trained = TrainedCVAE.load(folder, n)
                 options |= {"dataset": metrics["dataset"], "data_dir": data_dir}
                 datasets, _, _ = get_data(n, 100, **options)
-                setting, code = _make_setting(trained, datasets)
+                setting = _make_setting(trained, datasets)
                 settings.append({"known": n, **setting, **_figures(metrics, n)})
-                weights.append(code)
         if not settings:
             raise FileError(f"{folder} holds no trained model that was evaluated")
         page = {"shape": list(trained.known.shape), "settings": settings}
         page |= {"recipe": metrics["recipe"], "seed": metrics["seed"]}
     except UsageError:
         raise
-    except (AttributeError, LookupError, SyntaxError, TypeError, ValueError) as error:
+    except (
+        AttributeError,
+        LookupError,
+        NotImplementedError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise FileError(f"{folder / FILES['metrics']} is damaged, or of another version") from error
     with atomic_write(folder / FILES["demo"]) as file:
-        file.write(_fill(page, weights).encode())
+        file.write(_fill(page).encode())
     return folder / FILES["demo"]
 
 
@@ -107,33 +114,35 @@ def _read_metrics(folder: Path) -> dict[str, Any]:
         raise FileError(f"{path} is damaged") from error
 
 
-def _make_setting(
-    trained: TrainedCVAE, datasets: dict[str, CVAEMNIST]
-) -> tuple[dict[str, Any], list[bytes]]:
-    """Return what the page needs to know of a model and its examples, and the coded networks."""
+def _make_setting(trained: TrainedCVAE, datasets: dict[str, CVAEMNIST]) -> dict[str, Any]:
+    """Return what the page needs to know of a model, and examples, the ambiguous ones first."""
     *_, shown = datasets.values()
     if tuple(shown.source.images.shape[1:]) != tuple(trained.known.shape):
         raise FileError("the data set holds images of another size than the model's")
     clear, *ambiguous = choose_inputs(datasets["train"], shown, NUM_EXAMPLES - 1)
-    images, nets = shown.source.images[[*ambiguous, clear]], extract(trained)
-    tried = torch.cat([images, shown.source.images[:NUM_TRIED]])
-    steps = round_to_predict_the_same(trained, nets, tried / 255)
-    setting = {
+    images, layers = shown.source.images[[*ambiguous, clear]], extract(trained)
+    return {
         "name": setting_name(trained.mask.num_quadrant_inputs) + " given",
         "mask": "".join("01"[known] for known in trained.known.flatten().tolist()),
         "activation": trained.cvae.prior_net.activation.__name__,
-        "nets": [
-            {
-                "lowBits": low_bits(steps[name]),
-                "shapes": [[f"{name}.{path}", *w.shape] for path, (w, _) in layers.items()],
-            }
-            for name, layers in nets.items()
-        ],
+        "layers": [[name, *weight.shape] for name, (weight, _) in layers.items()],
+        "lowBits": LOW_BITS,
+        "weights": _text(encode(layers)),
         # Strokes are bright where most is dark; other images are shown as they are.
         "photo": bool(images.median() > 25),
         "examples": _text(images.numpy().tobytes()),
+        "check": _text(_predict(trained, images[0] / 255)),
     }
-    return setting, [encode(layers, steps[name]) for name, layers in nets.items()]
+
+
+def _predict(trained: TrainedCVAE, image: Tensor) -> bytes:
+    """Complete an image at the mean of z plus its standard deviation, to check the page by."""
+    xs = trained.mask({"original": image[None, None]})["input"]
+    with torch.no_grad(), pyro.get_param_store().scope():
+        prior = trained.cvae.prior(xs)
+        z = prior.mean + prior.stddev
+        completion = pyro.condition(trained.cvae.model, {"z": z})(xs)
+    return (255 * completion[0, ~trained.known.flatten()]).round().byte().numpy().tobytes()
 
 
 def _figures(metrics: dict[str, Any], n: int) -> dict[str, Any]:
@@ -149,29 +158,22 @@ def _figures(metrics: dict[str, Any], n: int) -> dict[str, Any]:
     return {"rows": rows, "images": f"{images['name']} ({images['images']:,} images)"}
 
 
-def _fill(page: dict[str, Any], weights: list[list[bytes]]) -> str:
+def _fill(page: dict[str, Any]) -> str:
     """Put all parts into one file, whose policy allows its own script and style and no other."""
     folder = Path(__file__).parent
     html, css, js = ((folder / f"page.{each}").read_text("utf-8") for each in ("html", "css", "js"))
-    blocks = (
-        f'<script type="application/octet-stream" id="weights-{i}-{j}">{_text(code)}</script>'
-        for i, codes in enumerate(weights)
-        for j, code in enumerate(codes)
-    )
     return Template(html).substitute(
         policy=f"default-src 'none'; style-src '{_hash(css)}'; script-src '{_hash(js)}'; "
         "base-uri 'none'; form-action 'none'",
         style=css,
         script=js,
         page=json.dumps(page).replace("<", "\\u003c"),  # so that no string ends the block
-        weights="\n".join(blocks),
     )
 
 
 def _hash(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+    return f"sha256-{_text(hashlib.sha256(text.encode()).digest())}"
 
 
 def _text(data: bytes) -> str:
-    """Return bytes as text in base 85, without the one digit that means something in HTML."""
-    return base64.b85encode(data).decode().replace("<", ".")
+    return base64.b64encode(data).decode()

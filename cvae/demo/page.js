@@ -7,45 +7,27 @@ const COUNT = 12;
 
 // ---- The networks -------------------------------------------------------------------------------
 
-const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" +
-  "!#$%&()*+-;.=>?@^_`{|}~";
-
-/** Bytes of a text in base 85, a quarter longer than they are: what _text in __init__.py wrote. */
-function bytesOf(text) {
-  const values = Uint8Array.from({ length: 128 }, (_, code) =>
-    DIGITS.indexOf(String.fromCharCode(code)));
-  const view = new DataView(new ArrayBuffer(4 * Math.ceil(text.length / 5)));
-  for (let i = 0, at = 0; i < text.length; at += 4) {
-    let number = 0;
-    for (const end = i + 5; i < end; i++) {
-      number = 85 * number + (i < text.length ? values[text.charCodeAt(i)] : 84);
-    }
-    view.setUint32(at, number);
-  }
-  return new Uint8Array(view.buffer, 0, Math.floor(text.length * 4 / 5));
-}
+const bytesOf = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 
 /** The linear layers of a setting by name: what encode in weights.py wrote. */
-async function unpack(index) {
+async function unpack({ weights, layers: shapes, lowBits }) {
+  const stream = new Blob([bytesOf(weights)]).stream();
+  const bytes = stream.pipeThrough(new DecompressionStream("gzip"));
+  const buffer = await new Response(bytes).arrayBuffer();
+  const numFloats = 2 * shapes.reduce((sum, [, rows]) => sum + rows, 0);
+  const numWeights = (buffer.byteLength - 4 * numFloats) / 2;
+  const floats = new Float32Array(buffer, 0, numFloats);
+  const low = new Uint8Array(buffer, 4 * numFloats, numWeights);
+  const high = new Int8Array(buffer, 4 * numFloats + numWeights);
   const layers = {};
-  for (const [part, { lowBits, shapes }] of page.settings[index].nets.entries()) {
-    const bytes = bytesOf($(`weights-${index}-${part}`).textContent);
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    const buffer = await new Response(stream).arrayBuffer();
-    const numFloats = 2 * shapes.reduce((sum, [, rows]) => sum + rows, 0);
-    const numWeights = (buffer.byteLength - 4 * numFloats) / 2;
-    const floats = new Float32Array(buffer, 0, numFloats);
-    const low = new Uint8Array(buffer, 4 * numFloats, numWeights);
-    const high = new Int8Array(buffer, 4 * numFloats + numWeights);
-    let float = 0, at = 0;
-    for (const [name, rows, columns] of shapes) {
-      const weight = new Float32Array(rows * columns);
-      for (let i = 0; i < weight.length; i++, at++) {
-        weight[i] = floats[float + Math.floor(i / columns)] * ((high[at] << lowBits) | low[at]);
-      }
-      layers[name] = { weight, bias: floats.subarray(float + rows, float + 2 * rows), columns };
-      float += 2 * rows;
+  let float = 0, at = 0;
+  for (const [name, rows, columns] of shapes) {
+    const weight = new Float32Array(rows * columns);
+    for (let i = 0; i < weight.length; i++, at++) {
+      weight[i] = floats[float + Math.floor(i / columns)] * ((high[at] << lowBits) | low[at]);
     }
+    layers[name] = { weight, bias: floats.subarray(float + rows, float + 2 * rows), columns };
+    float += 2 * rows;
   }
   return layers;
 }
@@ -158,7 +140,8 @@ const models = [], palette = {};
 
 const examples = page.settings.map((each) => bytesOf(each.examples));
 const numExamples = () => examples[setting].length / numPixels;
-const ofExample = (k, pixel) => examples[setting][k * numPixels + pixel] / 255;
+const toUnit = (byte) => byte / 255;
+const ofExample = (k, pixel) => toUnit(examples[setting][k * numPixels + pixel]);
 const isKnown = (pixel) => page.settings[setting].mask[pixel] === "1";
 const { photo } = page.settings[0];
 const ink = (value) => (photo ? 1 - value : value); // and back
@@ -315,13 +298,26 @@ async function chooseSetting(index) {
     `Trained by ${page.recipe}, seed ${page.seed}.`;
   $("rows").replaceChildren(...rows.map(([name, value]) => element("tr", {},
     element("th", { scope: "row", textContent: name }), element("td", { textContent: value }))));
-  models[index] ??= unpack(index).then((layers) => new Model(page.settings[index], layers));
+  const chosen = page.settings[index];
+  models[index] ??= unpack(chosen).then((layers) => new Model(chosen, layers));
   const loaded = await models[index];
   if (setting !== index) return; // another one was chosen meanwhile
+  if (!isRight(loaded, index)) {
+    $("problem").textContent = "These networks were changed, and the page can’t compute them.";
+    return;
+  }
   model = loaded;
   chooseSeed(seed);
   chooseExample(example === null ? null : Math.min(example, numExamples() - 1));
   $("main").ariaBusy = "false";
+}
+
+/** Whether a model completes the first image as PyTorch did, one standard deviation off the mean. */
+function isRight(loaded, index) {
+  const check = bytesOf(page.settings[index].check);
+  const seen = loaded.look(Float32Array.from(examples[index].subarray(0, numPixels), toUnit));
+  const z = loaded.latents(seen, new Float32Array(loaded.numLatents).fill(1));
+  return loaded.complete(seen, z).every((value, i) => Math.abs(value - check[i] / 255) < 0.05);
 }
 
 function chooseSeed(number) {
