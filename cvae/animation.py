@@ -72,7 +72,12 @@ def take_snapshot(cvae: CVAE, inputs: Tensor, num_samples: int, seed: int, epoch
 
 
 def make_gif(
-    losses: Sequence[float], snapshots: Sequence[Tensor], truth: Tensor, known: Tensor, title: str
+    losses: Sequence[float],
+    snapshots: Sequence[Tensor],
+    truth: Tensor,
+    known: Tensor,
+    title: str,
+    first_phase: int = 0,
 ) -> bytes:
     """Animate training as a GIF that repeats: validation loss above, truth and completions below.
 
@@ -80,6 +85,7 @@ def make_gif(
         losses: validation loss of each epoch, nats per image.
         snapshots: of each epoch, as from :func:`take_snapshot`; each sample is a frame.
         truth, known, title: as for :func:`cvae.figures.plot_samples`.
+        first_phase: number of epochs before those whose losses are another bound, or 0.
     """
     truth, known, frames = truth.cpu(), known.cpu(), []
     scale = max(1, round(SMALL_CELL / max(known.shape)))
@@ -88,12 +94,16 @@ def make_gif(
         pictures = [tile(torch.stack([truth, each]), scale, known) for each in completions]
         height, width, _ = pictures[0].shape
         heading = f"{title}\nEpoch {epoch}: validation loss {loss:.1f} nats per image"
+        heading += ", bound of several samples" * (0 < first_phase < epoch)
         labels = [(-MARGIN, height / 4, "truth"), (-MARGIN, height * 3 / 4, "CVAE")]
         figure = draw(pictures[0], heading, labels, left=ROW_LABELS, top=235, dpi=100)
         across, up = figure.bbox.size
         axes = figure.add_axes((60 / across, (height + 72) / up, 1 - 80 / across, 180 / up))
         axes.plot(range(1, len(losses) + 1), losses, alpha=0)  # for the same limits in every frame
-        axes.plot(range(1, epoch + 1), losses[:epoch], "o-", color="#0072B2", markevery=[epoch - 1])
+        start = first_phase if epoch > first_phase else 0
+        axes.plot(range(1, start + 1), losses[:start], "-", color="#0072B2")
+        last = losses[start:epoch]
+        axes.plot(range(start + 1, epoch + 1), last, "o-", color="#0072B2", markevery=[-1])
         style_axes(axes, "nats per image")
         canvas = FigureCanvasAgg(figure)
         canvas.draw()

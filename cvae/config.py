@@ -167,7 +167,7 @@ class TrainingConfig:
             many gradient steps.
 
     Raises:
-        ValueError: there is no schedule or precision of that name.
+        ValueError: there is no schedule or precision of that name, or no such fraction.
     """
 
     num_epochs: int = option(50, "maximum number of epochs of each net", "-n", type=positive)
@@ -179,7 +179,7 @@ class TrainingConfig:
     weight_decay: float = option(0.0, "of AdamW; with 0 it is plain Adam", type=number(float, 0))
     beta2: float = option(0.999, "decay of Adam's average of squared gradients", type=fraction)
     max_grad_norm: float = option(math.inf, "limit of the CVAE's mean gradients", type=rate)
-    shift: int = option(0, "shift training images by up to N pixels", type=number(int, 0, 100))
+    shift: int = option(0, "shift training images by up to N pixels", type=number(int, 0, 8))
     bound_samples: int = option(1, "latent samples in the last phase's bound", type=positive)
     last_phase: float = option(
         0.2, "last fraction of the epochs, without shifts, with those samples", type=fraction
@@ -192,6 +192,8 @@ class TrainingConfig:
             choices = each.metadata.get("options", {}).get("choices")
             if choices and (value := getattr(self, each.name)) not in choices:
                 raise ValueError(f"unknown {each.name} {value!r}; choose {' or '.join(choices)}")
+        if not 0 < self.last_phase < 1:
+            raise ValueError(f"last_phase must be above 0 and below 1, not {self.last_phase}")
 
     def epochs(self, steps_per_epoch: int) -> int:
         """Return the maximum number of epochs, given the number of training batches."""

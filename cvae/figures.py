@@ -150,7 +150,8 @@ def training_table(
 
     Args:
         histories: by net, a dict for each epoch: ``train`` and ``val`` losses in nats per image,
-            and for the CVAE the two terms of ``val``, ``reconstruction`` and ``kl``.
+            and for the CVAE the two terms of ``val``, ``reconstruction`` and ``kl``, where it is
+            an ELBO.
         best_epochs: by net, the number of its best epoch, from 1.
     """
     rows = [
@@ -180,9 +181,9 @@ def plot_training(
     for heading, (axes, net, keys) in zip(headings, panels, strict=True):
         rows = table[table["net"] == net].set_index("epoch")
         best = rows.loc[rows["best"], [COLUMNS[key] for key in keys if key != "train"]].dropna()
-        dot = "o" if len(rows) == 1 else ""  # a line of one point can't be seen
         for key in keys:
             name, colour, dashes = LOSSES[key]
+            dot = "o" if rows[COLUMNS[key]].count() == 1 else ""  # a line of one point is invisible
             axes.plot(rows[COLUMNS[key]], dot + dashes, color=colour, markersize=3, label=name)
         if references and "val" in keys:
             name = f"tutorial: {references[net]:.1f}"
@@ -192,7 +193,7 @@ def plot_training(
             circles[0].set_label(f"best: epoch {best.index[0]}")
         tighter = rows.index[rows[COLUMNS["kl"]].isna()]
         if net == "CVAE" and len(tighter):
-            name = "importance-weighted bound"
+            name = "bound of several samples"
             axes.axvspan(tighter[0] - 0.5, tighter[-1] + 0.5, color="0.92", label=name)
         axes.set_title(heading, fontsize=9)
         axes.legend(fontsize=7, frameon=False)

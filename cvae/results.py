@@ -372,7 +372,9 @@ def draw_figures(
         history = histories["CVAE"]
         batch = shown[inputs[: history.snapshots[0].shape[1]]]
         losses = [epoch["val"] for epoch in history.epochs]
-        gif = make_gif(losses, history.snapshots, *_truth_and_known(batch), setting)
+        gif = make_gif(
+            losses, history.snapshots, *_truth_and_known(batch), setting, history.first_phase
+        )
         with atomic_write(config.path("animation", seed, n)) as file:
             file.write(gif)
 

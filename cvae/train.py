@@ -103,7 +103,7 @@ def train_baseline(
     Args:
         net: trained in place, all of its parameters.
         dataloaders: keyed ``"train"`` and ``"val"``, of samples with ``input`` and ``output``.
-        training: number of epochs, learning rate and the like.
+        training: number of epochs, learning rate and the like; its last phase is for the CVAE.
         checkpoint: where each epoch is saved, and where an interrupted run is resumed from.
         name: of the run, at the beginning of its log lines.
 
@@ -166,7 +166,7 @@ def train_cvae(
     Args:
         cvae: trained in place.
         elbo: Pyro's estimate of the bound, by default ``TraceMeanField_ELBO()`` with the KL term in
-            closed form.
+            closed form; up to the last phase, if that has several ``bound_samples``.
         snapshot: called with the number of each epoch after it; the history holds its results.
 
     Other arguments, results and errors are those of :func:`train_baseline`.
@@ -182,10 +182,11 @@ def train_cvae(
     samples = training.bound_samples
     bounds = elbo, importance_weighted_elbo(samples) if samples > 1 else elbo
     svis = [SVI(model, guide, optimizer, loss=bound) for bound in bounds]
-    history = History(first_phase=training.first_phase(len(dataloaders["train"])))
+    switch = training.first_phase(len(dataloaders["train"]))
+    history = History(first_phase=switch if samples > 1 else 0)
 
     def in_last_phase() -> bool:
-        return len(history.epochs) >= history.first_phase
+        return len(history.epochs) >= switch
 
     def step(xs: Tensor, ys: Tensor) -> float:
         if training.shift and not in_last_phase():

@@ -75,7 +75,7 @@ class TrainedCVAE:
             cvae.load_state_dict(weights)
             return cls(cvae.to(device), num_quadrant_inputs, metrics.get("image_shape"))
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise FileError(f"{weights_path} and {metrics_path} are not of one model") from error
+            raise FileError(f"{weights_path} and {metrics_path} are not of one CVAE") from error
 
     def complete(self, images: Tensor | np.ndarray, num_samples: int = 1) -> Tensor:
         """Draw completions, shape (num_samples, N, h, w), in the model's precision.

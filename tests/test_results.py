@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cvae.checkpoint import Checkpoint
-from cvae.config import Config, DataConfig
+from cvae.config import Config, DataConfig, UsageError
 from cvae.evaluate import Estimate, Evaluation
 from cvae.results import Table, open_checkpoint, save_weights, write_results, write_summary
 
@@ -123,6 +123,19 @@ def test_evaluation_is_restored_as_it_was(tmp_path):
     checkpoint.save(evaluation=asdict(evaluation(3)))
     saved = Checkpoint(tmp_path / "file.pt", {}).parts["evaluation"]
     assert Evaluation.from_dict(saved) == evaluation(3)
+
+
+def test_folders_without_newer_options_are_resumed(config):
+    save_run(config, 0, 1, 10.0)
+    path = config.path("checkpoint", 0, 1)
+    saved = torch.load(path, weights_only=True)
+    for option in ("residual_blocks", "shift", "bound_samples", "last_phase"):
+        del saved["config"][option]
+    torch.save(saved, path)
+    assert open_checkpoint(config, 0, 1).parts.keys() == saved["parts"].keys()
+    blocks = replace(config, model=replace(config.model, residual_blocks=1))
+    with pytest.raises(UsageError, match="residual blocks 0 there, 1 here"):
+        open_checkpoint(blocks, 0, 1)
 
 
 def test_weights_are_plain_state_dicts(config, tmp_path):

@@ -362,6 +362,20 @@ def test_training_has_so_many_epochs(few):
     assert len(train_baseline(small_nets()[0], few, training).epochs) == 5  # of 3 steps each
 
 
+def test_losses_of_shifted_training_are_compared_over_all_epochs(few):
+    """Shifts change no bound, and validation is without them."""
+    elbo = ScriptedELBO(small_nets()[1], [3, 1, 2])
+    few["val"] = make_loader(few["val"].dataset, 20)
+    training = TrainingConfig(num_epochs=3, shift=1, last_phase=0.34)
+    assert train_cvae(elbo.cvae, few, training, elbo=elbo).best_epoch == 2
+
+
+@pytest.mark.parametrize("last_phase", [0, 1, math.nan])
+def test_fraction_out_of_range_is_refused(last_phase):
+    with pytest.raises(ValueError, match="last_phase must be above 0 and below 1"):
+        TrainingConfig(last_phase=last_phase)
+
+
 @pytest.mark.parametrize("wrong", [{"schedule": "cosine"}, {"precision": "float16"}])
 def test_unknown_names_are_refused(wrong):
     ((name, value),) = wrong.items()

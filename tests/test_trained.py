@@ -152,11 +152,11 @@ def other_input(folder):
         (lambda folder: (folder / "cvae_net_q1.pth").unlink(), "cvae_net_q1.pth can't be read"),
         (lambda folder: (folder / "cvae_net_q1.pth").write_text("?"), "cvae_net_q1.pth is damaged"),
         (lambda folder: (folder / "metrics.json").unlink(), "metrics.json can't be read"),
-        (lambda folder: (folder / "metrics.json").write_text("?"), "are not of one model"),
-        (lambda folder: (folder / "metrics.json").write_text("[]"), "are not of one model"),
-        (lambda folder: write_metrics(folder, arguments_of(folder), image_shape=28), "one model"),
-        (lambda folder: torch.save([1], folder / "cvae_net_q1.pth"), "are not of one model"),
-        (other_input, "are not of one model"),
+        (lambda folder: (folder / "metrics.json").write_text("?"), "are not of one CVAE"),
+        (lambda folder: (folder / "metrics.json").write_text("[]"), "are not of one CVAE"),
+        (lambda folder: write_metrics(folder, arguments_of(folder), image_shape=28), "one CVAE"),
+        (lambda folder: torch.save([1], folder / "cvae_net_q1.pth"), "are not of one CVAE"),
+        (other_input, "are not of one CVAE"),
     ],
 )
 def test_files_that_do_not_fit_are_refused_by_name(folder, damage, complaint):

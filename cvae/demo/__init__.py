@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cvae.animation import choose_inputs
 from cvae.checkpoint import FileError, atomic_write
-from cvae.config import FILES, SEED_FOLDER, Config, UsageError, setting_name
+from cvae.config import FILES, SEED_FOLDER, Config, DataError, UsageError, setting_name
 from cvae.console import EXPECTED_ERRORS, one_line
 from cvae.data import CVAEMNIST, get_data
 from cvae.demo.weights import LOW_BITS, encode, extract
@@ -26,7 +26,7 @@ __all__ = ["find_folders", "write_demo", "write_demos"]
 
 logger = logging.getLogger(__name__)
 
-NUM_EXAMPLES = 40
+NUM_IMAGES = 40  # to start from
 OF_DATA = ("val_fraction", "subset", "holdout", "binarize")  # options that choose the images
 ROWS = {  # of metrics.json, as the page names them
     "CVAE (importance sampling)": "CVAE, importance sampling",
@@ -56,10 +56,8 @@ def find_folders(folder: Path) -> list[Path]:
     Raises:
         FileError: its ``metrics.json`` is missing or damaged.
     """
-    if "runs" not in _read_metrics(folder):
-        return [folder]
-    pattern = f"{SEED_FOLDER.format(seed='*')}/{FILES['metrics']}"
-    return [metrics.parent for metrics in sorted(folder.glob(pattern))]
+    runs = _read_metrics(folder).get("runs")
+    return [folder / SEED_FOLDER.format(seed=run["seed"]) for run in runs] if runs else [folder]
 
 
 def write_demo(folder: Path, data_dir: Path) -> Path:
@@ -77,28 +75,33 @@ def write_demo(folder: Path, data_dir: Path) -> Path:
     try:
         options = {k: ast.literal_eval(metrics["arguments"].get(k, "None")) for k in OF_DATA}
         options = {key: value for key, value in options.items() if value is not None}
-        for n in (1, 2, 3):
-            if f"q{n}" in metrics["results"] and (folder / FILES["cvae"].format(n=n)).exists():
-                trained = TrainedCVAE.load(folder, n)
-                options |= {"dataset": metrics["dataset"], "data_dir": data_dir}
-                datasets, _, _ = get_data(n, 100, **options)
-                setting = _make_setting(trained, datasets)
-                settings.append({"known": n, **setting, **_figures(metrics, n)})
-        if not settings:
+        options |= {"dataset": metrics["dataset"], "data_dir": data_dir}
+        models = {
+            n: TrainedCVAE.load(folder, n)
+            for n in (1, 2, 3)
+            if f"q{n}" in metrics["results"] and (folder / FILES["cvae"].format(n=n)).exists()
+        }
+        if not models:
             raise FileError(f"{folder} holds no trained model that was evaluated")
-        page = {"shape": list(trained.known.shape), "settings": settings}
+        datasets, _, _ = get_data(min(models), 100, **options)
+        images = _choose_images(datasets)
+        for n, trained in models.items():
+            if trained.known.shape != images.shape[1:]:
+                raise FileError("the data set holds images of another size than the model's")
+            settings.append({"known": n, **_make_setting(trained, images), **_rows(metrics, n)})
+        page: dict[str, Any] = {"shape": list(images.shape[1:]), "settings": settings}
         page |= {"recipe": metrics["recipe"], "seed": metrics["seed"]}
-    except UsageError:
+        page["examples"] = _text(images.numpy().tobytes())
+        # Strokes are bright where the border is dark; other images are shown as they are.
+        border = torch.cat([images[:, [0, -1]].flatten(), images[:, :, [0, -1]].flatten()])
+        page["photo"] = bool(border.median() > 127)
+    except (DataError, FileError, UsageError):
         raise
-    except (
-        AttributeError,
-        LookupError,
-        NotImplementedError,
-        SyntaxError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise FileError(f"{folder / FILES['metrics']} is damaged, or of another version") from error
+    except (AttributeError, LookupError, RuntimeError, SyntaxError, TypeError, ValueError) as error:
+        reason = (
+            "is damaged, or of another version, or the model is one that the page can't compute"
+        )
+        raise FileError(f"{folder / FILES['metrics']} {reason}") from error
     with atomic_write(folder / FILES["demo"]) as file:
         file.write(_fill(page).encode())
     return folder / FILES["demo"]
@@ -114,13 +117,16 @@ def _read_metrics(folder: Path) -> dict[str, Any]:
         raise FileError(f"{path} is damaged") from error
 
 
-def _make_setting(trained: TrainedCVAE, datasets: dict[str, CVAEMNIST]) -> dict[str, Any]:
-    """Return what the page needs to know of a model, and examples, the ambiguous ones first."""
+def _choose_images(datasets: dict[str, CVAEMNIST]) -> Tensor:
+    """Choose images of the last split, the ambiguous ones first, uint8 of shape (images, h, w)."""
     *_, shown = datasets.values()
-    if tuple(shown.source.images.shape[1:]) != tuple(trained.known.shape):
-        raise FileError("the data set holds images of another size than the model's")
-    clear, *ambiguous = choose_inputs(datasets["train"], shown, NUM_EXAMPLES - 1)
-    images, layers = shown.source.images[[*ambiguous, clear]], extract(trained)
+    clear, *ambiguous = choose_inputs(datasets["train"], shown, NUM_IMAGES - 1)
+    return shown.source.images[[*ambiguous, clear]]
+
+
+def _make_setting(trained: TrainedCVAE, images: Tensor) -> dict[str, Any]:
+    """Return what the page needs to know of a model."""
+    layers = extract(trained)
     return {
         "name": setting_name(trained.mask.num_quadrant_inputs) + " given",
         "mask": "".join("01"[known] for known in trained.known.flatten().tolist()),
@@ -128,9 +134,6 @@ def _make_setting(trained: TrainedCVAE, datasets: dict[str, CVAEMNIST]) -> dict[
         "layers": [[name, *weight.shape] for name, (weight, _) in layers.items()],
         "lowBits": LOW_BITS,
         "weights": _text(encode(layers)),
-        # Strokes are bright where most is dark; other images are shown as they are.
-        "photo": bool(images.median() > 25),
-        "examples": _text(images.numpy().tobytes()),
         "check": _text(_predict(trained, images[0] / 255)),
     }
 
@@ -145,7 +148,7 @@ def _predict(trained: TrainedCVAE, image: Tensor) -> bytes:
     return (255 * completion[0, ~trained.known.flatten()]).round().byte().numpy().tobytes()
 
 
-def _figures(metrics: dict[str, Any], n: int) -> dict[str, Any]:
+def _rows(metrics: dict[str, Any], n: int) -> dict[str, Any]:
     """Return the rows of the table that stands below the completions."""
     split, result = list(metrics["results"][f"q{n}"].items())[-1]
     rows = []

@@ -125,8 +125,9 @@ function normals(seed, count) {
 function slerp(from, to, t) {
   const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
   const cosine = dot(from, to) / Math.sqrt(dot(from, from) * dot(to, to));
-  const angle = Math.acos(Math.min(Math.max(cosine, -0.999), 0.999));
-  const [a, b] = [1 - t, t].map((part) => Math.sin(part * angle) / Math.sin(angle));
+  const angle = Math.acos(cosine), straight = !(Math.abs(cosine) < 0.999);
+  const [a, b] = [1 - t, t].map((part) =>
+    (straight ? part : Math.sin(part * angle) / Math.sin(angle)));
   return from.map((value, i) => a * value + b * to[i]);
 }
 
@@ -138,13 +139,10 @@ let ends = [0, 1], shown = null; // completions to walk between, and one that is
 let model = null, view, eps, completions = null;
 const models = [], palette = {};
 
-const examples = page.settings.map((each) => bytesOf(each.examples));
-const numExamples = () => examples[setting].length / numPixels;
-const toUnit = (byte) => byte / 255;
-const ofExample = (k, pixel) => toUnit(examples[setting][k * numPixels + pixel]);
+const examples = Float32Array.from(bytesOf(page.examples), (byte) => byte / 255);
+const numExamples = examples.length / numPixels;
 const isKnown = (pixel) => page.settings[setting].mask[pixel] === "1";
-const { photo } = page.settings[0];
-const ink = (value) => (photo ? 1 - value : value); // and back
+const ink = (value) => (page.photo ? 1 - value : value); // and back
 const cssValue = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 function readPalette() {
@@ -195,7 +193,7 @@ function refresh() {
   paintAnswer($("baseline"), view.baseline);
   paintAnswer($("mean"), mean);
   paintAnswer($("deviation"), deviation, (value) => Math.min(1, 2 * value), (i) => given(i) / 4);
-  paint($("truth"), given, example === null ? undefined : (i) => ink(ofExample(example, i)));
+  paint($("truth"), given, example === null ? undefined : (i) => ink(exampleOf(example)[i]));
   $("truth-caption").textContent = example === null ? "No truth: you drew it" : "The truth";
   showLarge();
   clearTimeout(refresh.spoken); // a screen reader is told once nothing has changed for a while
@@ -267,21 +265,25 @@ const tiles = Array.from({ length: COUNT }, (_, k) => {
   return { button, canvas, mark };
 });
 
-function listExamples() {
-  $("examples").querySelectorAll("label").forEach((label) => label.remove());
-  for (let k = 0; k < numExamples(); k++) {
-    const canvas = element("canvas");
-    const input = element("input", { type: "radio", name: "example", ariaLabel: `Image ${k + 1}` });
-    input.addEventListener("change", () => chooseExample(k));
-    $("examples").append(element("label", {}, input, canvas));
-    paint(canvas, (i) => ink(ofExample(k, i)), (i) => 0.3 * ink(ofExample(k, i)));
-  }
+const exampleOf = (k) => examples.subarray(k * numPixels, (k + 1) * numPixels);
+
+const thumbnails = Array.from({ length: numExamples }, (_, k) => {
+  const canvas = element("canvas");
+  const input = element("input", { type: "radio", name: "example", ariaLabel: `Image ${k + 1}` });
+  input.addEventListener("change", () => chooseExample(k));
+  $("examples").append(element("label", {}, input, canvas));
+  return canvas;
+});
+
+function paintThumbnails() {
+  thumbnails.forEach((canvas, k) =>
+    paint(canvas, (i) => ink(exampleOf(k)[i]), (i) => 0.3 * ink(exampleOf(k)[i])));
 }
 
 /** Take an example; null leaves what is drawn. */
 function chooseExample(k) {
   example = k;
-  for (let i = 0; i < numPixels && k !== null; i++) image[i] = ofExample(k, i);
+  if (k !== null) image.set(exampleOf(k));
   document.getElementsByName("example").forEach((input, at) => { input.checked = at === k; });
   remember();
 }
@@ -290,39 +292,35 @@ async function chooseSetting(index) {
   setting = index;
   model = completions = null;
   $("main").ariaBusy = "true";
+  $("problem").textContent = "";
   document.getElementsByName("setting")[index].checked = true;
-  listExamples();
-  const { rows, images } = page.settings[index];
+  paintThumbnails();
+  const chosen = page.settings[index], { rows, images } = chosen;
   $("unit").textContent = "Negative conditional log-likelihood of the missing pixels, in nats " +
     `per image, lower is better: mean over ${images}, ± its standard error. ` +
     `Trained by ${page.recipe}, seed ${page.seed}.`;
   $("rows").replaceChildren(...rows.map(([name, value]) => element("tr", {},
     element("th", { scope: "row", textContent: name }), element("td", { textContent: value }))));
-  const chosen = page.settings[index];
   models[index] ??= unpack(chosen).then((layers) => new Model(chosen, layers));
   const loaded = await models[index];
   if (setting !== index) return; // another one was chosen meanwhile
-  if (!isRight(loaded, index)) {
-    $("problem").textContent = "These networks were changed, and the page can’t compute them.";
-    return;
-  }
+  $("main").ariaBusy = "false";
+  if (!isRight(loaded, chosen)) throw new Error("PyTorch completes an image otherwise");
   model = loaded;
   chooseSeed(seed);
-  chooseExample(example === null ? null : Math.min(example, numExamples() - 1));
-  $("main").ariaBusy = "false";
+  chooseExample(example === null ? null : Math.min(example, numExamples - 1));
 }
 
 /** Whether a model completes the first image as PyTorch did, one standard deviation off the mean. */
-function isRight(loaded, index) {
-  const check = bytesOf(page.settings[index].check);
-  const seen = loaded.look(Float32Array.from(examples[index].subarray(0, numPixels), toUnit));
+function isRight(loaded, chosen) {
+  const check = bytesOf(chosen.check), seen = loaded.look(exampleOf(0));
   const z = loaded.latents(seen, new Float32Array(loaded.numLatents).fill(1));
   return loaded.complete(seen, z).every((value, i) => Math.abs(value - check[i] / 255) < 0.05);
 }
 
 function chooseSeed(number) {
   seed = number;
-  eps = normals(seed, COUNT * model.numLatents);
+  if (model) eps = normals(seed, COUNT * model.numLatents); // else once it is loaded
   $("seed").textContent = seed;
   remember();
 }
@@ -350,7 +348,8 @@ function recall() {
 
 const drawing = $("drawing");
 const radius = Math.max(height, width) / 28; // a stroke of MNIST is some two pixels wide
-let pointer = null, pen = [width / 4, 0.75 * height], penDown = false; // of the mouse, of the keys
+let pointer = null, pointerId; // of the mouse, or the first of several fingers
+let pen = [width / 4, 0.75 * height], penDown = false; // of the keys
 
 /** Draw or erase along a line, in pixels: with a soft edge, and without darkening what is there. */
 function stroke([x0, y0], [x1, y1]) {
@@ -360,7 +359,7 @@ function stroke([x0, y0], [x1, y1]) {
     const t = Math.min(Math.max((x * dx + y * dy) / (dx * dx + dy * dy || 1), 0), 1);
     const distance = Math.hypot(x - t * dx, y - t * dy) / radius;
     const cover = Math.min(Math.max((erase ? 2.2 : 1.5) - distance, 0), 1);
-    if (cover) image[i] = ink(erase ? Math.min(given(i), 1 - cover) : Math.max(given(i), cover));
+    if (cover && isKnown(i)) image[i] = ink(erase ? Math.min(given(i), 1 - cover) : Math.max(given(i), cover));
   }
   chooseExample(null);
 }
@@ -371,20 +370,23 @@ function position({ clientX, clientY }) {
 }
 
 drawing.addEventListener("pointerdown", (event) => {
-  if (event.button) return;
-  drawing.setPointerCapture(event.pointerId);
+  if (event.button || pointer) return;
+  pointerId = event.pointerId;
+  drawing.setPointerCapture(pointerId);
   pointer = position(event);
   stroke(pointer, pointer);
 });
 drawing.addEventListener("pointermove", (event) => {
-  if (!pointer) return;
+  if (!pointer || event.pointerId !== pointerId) return;
   for (const each of [...(event.getCoalescedEvents?.() ?? []), event]) {
     const to = position(each);
     stroke(pointer, to);
     pointer = to;
   }
 });
-drawing.addEventListener("lostpointercapture", () => { pointer = null; });
+drawing.addEventListener("lostpointercapture", (event) => {
+  if (event.pointerId === pointerId) pointer = null;
+});
 
 const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 moves[" "] = [0, 0];
@@ -395,7 +397,7 @@ function showPen() {
   $("pen").style.top = `${100 * pen[1] / height}%`;
 }
 drawing.addEventListener("keydown", (event) => {
-  if (!(event.key in moves)) return;
+  if (!(event.key in moves) || event.altKey || event.ctrlKey || event.metaKey) return;
   event.preventDefault();
   penDown ||= event.key === " ";
   const to = moves[event.key].map((move, axis) =>
@@ -403,6 +405,8 @@ drawing.addEventListener("keydown", (event) => {
   if (penDown) stroke(pen, to);
   pen = to;
   showPen();
+  const place = `Column ${Math.ceil(pen[0])}, row ${Math.ceil(pen[1])}`;
+  $("status").textContent = place + (penDown ? ", drawing" : "");
 });
 drawing.addEventListener("keyup", (event) => { penDown &&= event.key !== " "; });
 drawing.addEventListener("focus", showPen);
@@ -442,7 +446,7 @@ function picture() {
   return canvas;
 }
 
-$("save").addEventListener("click", () => picture().toBlob((blob) => {
+$("save").addEventListener("click", () => completions && picture().toBlob((blob) => {
   const href = URL.createObjectURL(blob);
   const download = `answers_q${page.settings[setting].known}_seed${seed}.png`;
   element("a", { href, download }).click();
@@ -451,23 +455,25 @@ $("save").addEventListener("click", () => picture().toBlob((blob) => {
 
 // ---- The start ----------------------------------------------------------------------------------
 
-document.documentElement.classList.toggle("photo", photo);
+document.documentElement.classList.toggle("photo", page.photo);
 readPalette();
 page.settings.forEach(({ name, known }, index) => {
   const input = element("input", { type: "radio", name: "setting", ariaLabel: name });
   input.addEventListener("change", () => chooseSetting(index));
   $("settings").append(element("label", {}, input, element("span", {}, `${known}`)));
 });
-$("again").addEventListener("click", () => chooseSeed(seed + 1));
+$("again").addEventListener("click", () => chooseSeed((seed + 1) % 1e9));
 $("clear").addEventListener("click", () => { image.fill(ink(0)); chooseExample(null); });
 $("slider").addEventListener("input", () => { cancelAnimationFrame(walkTo.frame); show(null); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   readPalette();
-  listExamples();
+  paintThumbnails();
   soon();
 });
 addEventListener("hashchange", recall);
 addEventListener("unhandledrejection", () => {
-  $("problem").textContent = "The page can’t be shown: it needs a browser of 2023 or later.";
+  $("problem").textContent = window.DecompressionStream
+    ? "The model was changed, and the page can’t compute it."
+    : "The page can’t be shown: it needs a browser of 2023 or later.";
 });
 recall();
