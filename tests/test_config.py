@@ -52,10 +52,11 @@ def test_flags_override_the_recipe():
         assert parse_args(["--recipe", recipe]).description == f"recipe {recipe}"
 
 
-def test_baseline_has_its_own_epochs_and_is_not_clipped():
+def test_baseline_has_its_own_epochs_and_what_is_for_the_cvae_is_not_for_it():
     best = parse_args(["--recipe", "best"])
-    assert (best.baseline.num_epochs, best.baseline.max_grad_norm) == (12, math.inf)
-    assert best.baseline.learning_rate == best.cvae.learning_rate == 3e-3
+    assert (best.baseline.num_epochs, best.baseline.max_grad_norm) == (16, math.inf)
+    assert (best.baseline.shift, best.baseline.bound_samples) == (0, 1)
+    assert best.baseline.learning_rate == best.cvae.learning_rate == 2e-3
     assert parse_args(["-n", "7"]).baseline.num_epochs == 7
 
 
@@ -97,7 +98,7 @@ def test_every_flag_is_covered_above():
     "words, images, epochs",
     [
         ("--recipe quick", 60_000, (12, 3)),
-        ("--recipe best", 50_000, (12, 30)),
+        ("--recipe best", 50_000, (16, 40)),
         ("--recipe quick", 4_000, (60, 20)),  # 32 steps an epoch
         ("--recipe best", 4_000, (119, 40)),  # 16 steps an epoch
         ("--recipe quick", 40, (240, 60)),  # 20 times as many are the most
@@ -175,8 +176,8 @@ def test_help_shows_each_default():
     for default in (
         "numbers of known quadrants (default: 1 2 3)",
         "for validation; by default 1/6, or the split that they bring",
-        "each net (default: 50; quick: 3; best: 30)",
-        "another one (quick: 12; best: 12)",
+        "each net (default: 50; quick: 3; best: 40)",
+        "another one (quick: 12; best: 16)",
         "lower validation loss (default: 3; quick: 30; best: 30)",
         "plain Adam (default: 0.0; quick: 0.1; best: 0.1)",
         "mean gradients (default: none; quick: 40.0; best: 40.0)",
