@@ -15,7 +15,7 @@ from PIL import Image
 from cvae.config import FILES, number
 from cvae.console import EXPECTED_ERRORS, OneLineParser, one_line
 from cvae.figures import plot_completions, save_figure
-from cvae.own_images import read_image
+from cvae.own_images import has_bright_background, read_image
 from cvae.trained import TrainedCVAE
 
 __all__ = ["complete_files", "fit_image", "main"]
@@ -65,8 +65,7 @@ def fit_image(file: Path, shape: Sequence[int]) -> tuple[torch.Tensor, list[str]
         size = "{} x {}".format(*pixels.shape)
         warnings.append(f"{file} has {size} pixels: resized to {shape[0]} x {shape[1]}")
         pixels = np.asarray(Image.fromarray(pixels).resize((shape[1], shape[0])))
-    border = np.concatenate([pixels[[0, -1]].ravel(), pixels[:, [0, -1]].ravel()])
-    if np.median(border) > 127:  # the strokes of the model's digits are bright
+    if has_bright_background(pixels):  # the strokes of the model's digits are bright
         warnings.append(f"{file} has a bright background: inverted")
         pixels = 255 - pixels
     return torch.as_tensor(pixels / np.float32(255)), warnings

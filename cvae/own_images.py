@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from cvae.config import FILES, DataError
 
-__all__ = ["find_own_images", "load_own_images", "read_image"]
+__all__ = ["find_own_images", "has_bright_background", "load_own_images", "read_image"]
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WebP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -166,6 +166,12 @@ def _read_folder(root: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         pixels = np.stack([_grey(images[file]) for file, _ in shuffled])
         arrays[split] = pixels, np.array([labels[name] for _, name in shuffled])
     return arrays
+
+
+def has_bright_background(pixels: np.ndarray) -> bool:
+    """Tell whether the median of the border of images, uint8 of shape (..., h, w), is over 127."""
+    border = np.concatenate([pixels[..., [0, -1], :].ravel(), pixels[..., [0, -1]].ravel()])
+    return bool(np.median(border) > 127)
 
 
 def read_image(file: Path) -> np.ndarray:

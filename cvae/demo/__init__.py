@@ -20,6 +20,7 @@ from cvae.console import EXPECTED_ERRORS, one_line
 from cvae.data import CVAEMNIST, get_data
 from cvae.demo.weights import LOW_BITS, encode, extract
 from cvae.evaluate import with_error
+from cvae.own_images import has_bright_background
 from cvae.trained import TrainedCVAE
 
 __all__ = ["find_folders", "write_demo", "write_demos"]
@@ -93,8 +94,7 @@ def write_demo(folder: Path, data_dir: Path) -> Path:
         page |= {"recipe": metrics["recipe"], "seed": metrics["seed"]}
         page["examples"] = _text(images.numpy().tobytes())
         # Strokes are bright where the border is dark; other images are shown as they are.
-        border = torch.cat([images[:, [0, -1]].flatten(), images[:, :, [0, -1]].flatten()])
-        page["photo"] = bool(border.median() > 127)
+        page["photo"] = has_bright_background(images.numpy())
     except (DataError, FileError, UsageError):
         raise
     except (AttributeError, LookupError, RuntimeError, SyntaxError, TypeError, ValueError) as error:
