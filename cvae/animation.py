@@ -93,8 +93,8 @@ def make_gif(
         completions = (snapshot / 255).where(~known, truth)
         pictures = [tile(torch.stack([truth, each]), scale, known) for each in completions]
         height, width, _ = pictures[0].shape
-        heading = f"{title}\nEpoch {epoch}: validation loss {loss:.1f} nats per image"
-        heading += ", bound of several samples" * (0 < first_phase < epoch)
+        name = "tighter bound" if 0 < first_phase < epoch else "validation loss"
+        heading = f"{title}\nEpoch {epoch}: {name} {loss:.1f} nats per image"
         labels = [(-MARGIN, height / 4, "truth"), (-MARGIN, height * 3 / 4, "CVAE")]
         figure = draw(pictures[0], heading, labels, left=ROW_LABELS, top=235, dpi=100)
         across, up = figure.bbox.size
