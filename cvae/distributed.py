@@ -46,13 +46,17 @@ def process_group(device: torch.device) -> Iterator[None]:
         device: where to compute; gloo connects CPUs, and NCCL connects GPUs, one for each process.
 
     Raises:
-        UsageError: the variables that ``torchrun`` sets are wrong.
+        UsageError: the variables that ``torchrun`` sets are wrong, or there are too few GPUs.
         RuntimeError: PyTorch's, when another process has ended.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield
         return
     if device.type == "cuda":
+        processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+        if processes > gpus:
+            many = f"more processes ({processes}) than GPUs ({gpus}) on this machine"
+            raise UsageError(f"{many}: start {gpus}, or give --device cpu")
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")

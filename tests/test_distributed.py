@@ -29,6 +29,7 @@ from .faults import ROOT
 
 Z_DIM, HIDDEN_1, HIDDEN_2, IMAGES = 3, 16, 12, 24
 TINY = "--dataset mnist-5k --subset 300 -n 2 -p 2 --num-importance-samples 3 -vi 3 -vs 2 -nq 3"
+TINY += " --device cpu"  # a GPU is for one process
 
 
 def data(rank: int, world_size: int, batch_size: int = 8, **options: Any) -> Any:
@@ -160,6 +161,16 @@ def test_two_processes_make_one_run_that_one_resumes(tmp_path: Path, capsys):
     assert main.main(words) == 0
     assert "done before" in capsys.readouterr().out
     assert table.equals(pd.read_csv(tmp_path / "results.csv", index_col=0))
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    complaint = r"more processes \(2\) than GPUs \(1\) on this machine: start 1"
+    with pytest.raises(UsageError, match=complaint):
+        with distributed.process_group(torch.device("cuda")):
+            pass
 
 
 @pytest.mark.parametrize(
