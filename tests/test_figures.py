@@ -200,6 +200,17 @@ def test_epochs_of_another_bound_are_marked():
     assert not any("best" in str(line.get_label()) for line in terms.lines)
 
 
+def test_a_jump_of_the_training_loss_flattens_no_curve():
+    epochs = [dict(each) for each in HISTORIES["CVAE"]]
+    usual, low = max(epochs[0]["train"], *(each["val"] for each in epochs)), 4.0
+    epochs[2]["train"] = 1e11
+    table = training_table(HISTORIES | {"CVAE": epochs}, BEST)
+    _, axes, _ = figures.plot_training(table, "title", {"baseline": 6.5, "CVAE": low}).axes
+    bottom, top = axes.get_ylim()
+    assert low - 1 < bottom < low and usual < top < usual + 1
+    assert [3, 1e11] in axes.lines[0].get_xydata().tolist()  # it goes on above the panel
+
+
 def test_a_single_epoch_can_be_seen():
     one = {net: epochs[:1] for net, epochs in HISTORIES.items()}
     for axes in figures.plot_training(
