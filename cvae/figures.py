@@ -193,7 +193,7 @@ def plot_training(
             circles[0].set_label(f"best: epoch {best.index[0]}")
         if "train" in keys:  # a jump of the training loss leaves the panel, and flattens no curve
             low, train = axes.dataLim.ymin, rows[COLUMNS["train"]]
-            high = max(train.iat[0], rows[COLUMNS["val"]].max())
+            high = max(train.head(1).max(), rows[COLUMNS["val"]].max())
             if low < high < train.max():
                 axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
         tighter = rows.index[rows[COLUMNS["kl"]].isna()]
