@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # before there is a group: its default arguments would hold it for ever
 import torch.nn as nn
 from torch import Tensor
 

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +121,12 @@ def _in_group(rank: int, world_size: int, port: int, results: Any) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
     with distributed.process_group(torch.device("cpu")):
+        group = weakref.ref(torch.distributed.group.WORLD)
         assert (distributed.rank(), distributed.world_size()) == (rank, world_size)
         assert distributed.gather(rank) == [0, 1] and distributed.from_main(lambda: rank) == 0
         assert distributed.gather_images(torch.full((2, 1), rank)).tolist() == [[0, 1]] * 2
         results.put((rank, [gradients(elbo, world_size, rank).numpy() for elbo in CASES]))
+    assert group() is None  # its threads, if they went on, could abort the end of the process
 
 
 def test_gradients_are_those_of_one_process():
