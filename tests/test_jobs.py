@@ -42,22 +42,26 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    """Start two jobs in a folder, and return them once one of them has come to epoch 2."""
+    """Start two jobs in a folder, and return them once either has begun."""
     processes = []
 
     def start_both(folder: Path) -> subprocess.Popen:
         words = [*LONG, "--jobs", "2", "--output-dir", str(folder)]
         process = start(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         processes.append(process)
-        assert process.stdout is not None
-        while "1 quadrant, baseline, epoch 2/" not in (line := process.stdout.readline()):
-            assert line, process.communicate()[1]
+        read_until(process, "MNIST-5k training split")
         return process
 
     yield start_both
     for process in processes:
         process.kill()
         process.wait()
+
+
+def read_until(process: subprocess.Popen, words: str) -> None:
+    assert process.stdout is not None
+    while words not in (line := process.stdout.readline()):
+        assert line, process.communicate()[1]
 
 
 def children(process: subprocess.Popen) -> list[int]:
@@ -72,6 +76,7 @@ def test_killed_and_failed_runs_cost_no_other_and_resume_to_the_same_files(
     folder = tmp_path / "side by side"
     process = running(folder)
     (folder / "training_q3.csv").mkdir()  # which comes after all results
+    read_until(process, "1 quadrant, baseline, epoch 2/")
     os.kill(children(process)[0], signal.SIGKILL)
     out, errors = process.communicate()
     assert process.returncode == 1 and end_of_group(process.pid)
@@ -93,6 +98,7 @@ def test_killed_and_failed_runs_cost_no_other_and_resume_to_the_same_files(
 def test_ctrl_c_ends_all(running, tmp_path):
     """A terminal sends SIGINT to the whole process group."""
     process = running(tmp_path)
+    read_until(process, "1 quadrant, baseline, epoch 2/")
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130 and end_of_group(process.pid)
