@@ -5,7 +5,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["BaselineNet", "MaskedBCELoss", "is_missing", "linear", "missing_pixel_indices"]
+__all__ = ["BaselineNet", "MaskedBCELoss", "is_missing", "layer_outputs", "missing_pixel_indices"]
 __all__ += ["missing_pixel_nll"]
 
 
@@ -36,17 +36,24 @@ class BaselineNet(nn.Module):
         """Return the log odds of all pixels, (batch, num_pixels), or of the given ones only."""
         hidden = self.relu(self.fc1(x.reshape(-1, self.num_pixels)))
         hidden = self.relu(self.fc2(hidden))
-        return linear(hidden, self.fc3, pixels)
+        return layer_outputs(self.fc3, hidden, pixels)
 
 
-def linear(hidden: Tensor, layer: nn.Linear, outputs: Tensor | None = None) -> Tensor:
-    """Apply a net's last layer, or of its outputs the given ones only, int64 of shape (chosen,).
+def layer_outputs(layer: nn.Linear, hidden: Tensor, selected: Tensor | None = None) -> Tensor:
+    """Compute all outputs of a net's last layer, or the selected ones only.
 
-    The result has the precision of the weights, also where matrix products have a lower one.
+    Args:
+        layer: of I inputs and O outputs.
+        hidden: its inputs, shape (..., I).
+        selected: indices of outputs, int64 of shape (selected,) in [0, O).
+
+    Returns:
+        Shape (..., O) or (..., selected), in the precision of the weights, also where matrix
+        products have a lower one.
     """
-    if outputs is None:
+    if selected is None:
         return layer(hidden).to(layer.weight.dtype)
-    weight, bias = layer.weight.index_select(0, outputs), layer.bias.index_select(0, outputs)
+    weight, bias = layer.weight.index_select(0, selected), layer.bias.index_select(0, selected)
     return F.linear(hidden, weight, bias).to(layer.weight.dtype)
 
 

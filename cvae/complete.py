@@ -12,9 +12,10 @@ import pyro
 import torch
 from PIL import Image
 
-from cvae.config import FILES, number
-from cvae.console import EXPECTED_ERRORS, OneLineParser, one_line
+from cvae.experiment.command_line import OneLineParser, number
+from cvae.experiment.console import EXPECTED_ERRORS, one_line
 from cvae.figures import plot_completions, save_figure
+from cvae.files import FILES
 from cvae.own_images import has_bright_background, read_image
 from cvae.trained import TrainedCVAE
 

@@ -13,14 +13,17 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, Subset
 
+from cvae import distributed
 from cvae.baseline import is_missing
-from cvae.config import DATASETS, VAL_FRACTION, UsageError
-from cvae.datasets import Images, load_images, resolve_dataset, split_images
+from cvae.datasets import DATASETS, Images, load_images, resolve_dataset, split_images
+from cvae.files import UsageError
 
 __all__ = ["CVAEMNIST", "MaskImages", "Sample", "ToTensor", "get_data", "make_loader"]
 __all__ += ["shard", "shift_images"]
 
 Sample = dict[str, Any]
+
+VAL_FRACTION = 1 / 6  # of your own images
 
 
 class CVAEMNIST(Dataset):
@@ -205,11 +208,12 @@ def get_data(
     binarize: bool = False,
     mask_with: float = -1,
     device: str | torch.device = "cpu",
-    rank: int = 0,
-    world_size: int = 1,
     seed: int = 0,
 ) -> tuple[dict[str, CVAEMNIST], dict[str, DataLoader], dict[str, int]]:
     """Prepare data sets and loaders for one number of known quadrants.
+
+    Under ``torchrun`` each process calls it, and gets the same data sets.  Its loader of
+    ``"train"`` makes an equal number of the images of every batch, the others make a shard.
 
     Args:
         num_quadrant_inputs: number of known quadrants: 1, 2 or 3.
@@ -223,9 +227,6 @@ def get_data(
         binarize: turn each pixel black or white, with the threshold at 0.5.
         mask_with: value of the pixels that are not there, outside [0, 1].
         device: where images and digits are held, and so where batches are made.
-        rank: number of this process, from 0.  Only the loaders depend on it: that of ``"train"``
-            makes an equal number of the images of every batch, the others make a shard.
-        world_size: number of processes, at least 1.
         seed: of the order of the training images, where there are several processes.
 
     Returns:
@@ -239,19 +240,36 @@ def get_data(
             world size; there are more processes than images of a split.
         ValueError: an argument is out of its range, which the message names.
     """
-    counts = [("batch_size", batch_size, 1), ("val_batch_size", val_batch_size, 1)]
-    for name, value, least in (*counts, ("subset", subset, 1), ("holdout", holdout, 0)):
-        if value is not None and value < least:
-            raise ValueError(f"{name} must be at least {least}, not {value}")
+    _check_at_least(1, batch_size=batch_size, val_batch_size=val_batch_size, subset=subset)
+    _check_at_least(0, holdout=holdout)
     if val_fraction is not None and not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction must be above 0 and below 1, not {val_fraction}")
     if not (mask_with < 0 or mask_with > 1):  # nor NaN
         raise ValueError(f"mask_with must be below 0 or above 1, not {mask_with}")
-    if batch_size % world_size:
-        raise UsageError(f"--batch-size {batch_size} can't be divided among {world_size} processes")
+    if batch_size % (processes := distributed.world_size()):
+        raise UsageError(f"--batch-size {batch_size} can't be divided among {processes} processes")
     transform = partial(_to_masked_tensor, MaskImages(num_quadrant_inputs, mask_with))
 
+    datasets = {}
     dataset = resolve_dataset(dataset, data_dir)
+    for split, images in _choose_images(dataset, data_dir, val_fraction, holdout, subset).items():
+        images = images.binarized() if binarize else images
+        images = replace(images, images=images.images.to(device), digits=images.digits.to(device))
+        datasets[split] = CVAEMNIST("", transform=transform, source=images)
+    dataloaders = _make_loaders(datasets, batch_size, val_batch_size or batch_size, seed)
+    return datasets, dataloaders, {split: len(data) for split, data in datasets.items()}
+
+
+def _check_at_least(least: int, **counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and count < least:
+            raise ValueError(f"{name} must be at least {least}, not {count}")
+
+
+def _choose_images(
+    dataset: str, data_dir: str | Path, val_fraction: float | None, holdout: int, subset: int | None
+) -> dict[str, Images]:
+    """Load a data set and choose the images of each split, ``"train"`` first."""
     splits = load_images(dataset, data_dir)
     if len(splits) == 1:
         splits = split_images(splits["train"], val_fraction or VAL_FRACTION)
@@ -262,29 +280,32 @@ def get_data(
         splits["val"] = splits.pop("test")
     rows = {split: range(len(images)) for split, images in splits.items()}
     if holdout:
-        every = rows["train"]
-        if holdout >= len(every):
-            raise UsageError(f"--holdout {holdout} leaves none of {len(every):,} training images")
+        available = rows["train"]
+        if holdout >= len(available):
+            left = f"none of {len(available):,} training images"
+            raise UsageError(f"--holdout {holdout} leaves {left}")
         splits |= {"val": splits["train"], "test": splits["val"]}
-        rows |= {"train": every[:-holdout], "val": every[-holdout:], "test": rows["val"]}
+        rows |= {"train": available[:-holdout], "val": available[-holdout:], "test": rows["val"]}
+    return {split: images.select(rows[split][:subset]) for split, images in splits.items()}
 
-    datasets, dataloaders = {}, {}
-    for split, images in splits.items():
-        images = images.select(rows[split][:subset])
-        if len(images) < world_size:
-            raise UsageError(f"more processes ({world_size}) than {split} images ({len(images)})")
-        images = images.binarized() if binarize else images
-        images = replace(images, images=images.images.to(device), digits=images.digits.to(device))
-        datasets[split] = data = CVAEMNIST("", transform=transform, source=images)
+
+def _make_loaders(
+    datasets: dict[str, CVAEMNIST], batch_size: int, val_batch_size: int, seed: int
+) -> dict[str, DataLoader]:
+    """Make the loaders of this process."""
+    rank, world_size, dataloaders = distributed.rank(), distributed.world_size(), {}
+    for split, data in datasets.items():
+        if len(data) < world_size:
+            raise UsageError(f"more processes ({world_size}) than {split} images ({len(data)})")
         if split != "train":
             mine = shard(data, rank, world_size) if world_size > 1 else data
-            dataloaders[split] = make_loader(mine, val_batch_size or batch_size)
+            dataloaders[split] = make_loader(mine, val_batch_size)
         elif world_size == 1:
             dataloaders[split] = make_loader(data, batch_size, shuffle=True)
         else:  # one order for all processes
             order: Sampler = DistributedSampler(data, world_size, rank, seed=seed)
             dataloaders[split] = make_loader(data, batch_size // world_size, order=order)
-    return datasets, dataloaders, {split: len(data) for split, data in datasets.items()}
+    return dataloaders
 
 
 def _to_masked_tensor(mask: MaskImages, sample: Sample) -> Sample:

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvae.config import DATASETS, DataError, UsageError
+from cvae.files import DataError, UsageError
 from cvae.own_images import find_own_images, load_own_images
 
-__all__ = ["Images", "load_images", "resolve_dataset", "split_images"]
+__all__ = ["DATASETS", "Images", "load_images", "resolve_dataset", "split_images"]
 
+DATASETS = ("mnist", "fashion-mnist", "kmnist", "mnist-5k")
 SOCKET_TIMEOUT = 10.0  # seconds without an answer before a mirror is given up
 
 # Titles; without the hyphen, also the folder of the files and the class in torchvision.datasets.
@@ -182,7 +183,7 @@ def _load(dataset: str, path: Path, states: tuple[tuple[Path, int, int], ...]) -
             raise DataError(f"{path} holds {' and '.join(names)}, but not a label for each image")
         title = f"{MNIST_LIKE[dataset]} {'training' if split == 'train' else 'test'} set"
         splits[split] = Images(images, digits.long(), title)
-    sizes = ["{1} x {2}".format(*each.images.shape) for each in splits.values()]
+    sizes = ["{1} x {2}".format(*split.images.shape) for split in splits.values()]
     if len(set(sizes)) > 1:
         problem = f"{path} holds images of {' and '.join(sizes)} pixels"
         raise DataError(f"{problem}: all must have the same size")
@@ -205,8 +206,8 @@ def _find_mnist(dataset: str, data_dir: str | Path, download: bool) -> Path:
 
 def _copies(folder: Path, name: str) -> list[Path]:
     """List the copies of a file: extracted or not, and named with a dot as some mirrors do."""
-    names = (name, name.replace("-idx", ".idx"))
-    files = [folder / f"{each}{suffix}" for suffix in ("", ".gz") for each in names]
+    stems = (name, name.replace("-idx", ".idx"))
+    files = [folder / f"{stem}{suffix}" for suffix in ("", ".gz") for stem in stems]
     return [file for file in files if file.is_file()]
 
 
@@ -214,7 +215,7 @@ def _download(folder: Path) -> str:
     """Download what belongs in a folder, and return in one line why that failed, if it did."""
     import torchvision.datasets  # which takes a second, and is needed for this alone
 
-    created = [each for each in (folder, *folder.parents) if not each.exists()]
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     usual_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SOCKET_TIMEOUT)
     try:
@@ -226,8 +227,8 @@ def _download(folder: Path) -> str:
     finally:
         socket.setdefaulttimeout(usual_timeout)
         with contextlib.suppress(OSError):  # of a folder that is not empty
-            for each in created:
-                each.rmdir()
+            for path in created:
+                path.rmdir()
 
 
 def _read_intact(copies: list[Path]) -> Tensor:

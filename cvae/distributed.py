@@ -11,7 +11,7 @@ import torch.distributed.nn  # before there is a group: its default arguments wo
 import torch.nn as nn
 from torch import Tensor
 
-from cvae.config import UsageError
+from cvae.files import UsageError
 
 __all__ = [
     "choose_device",

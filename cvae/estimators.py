@@ -25,9 +25,9 @@ ROWS_AT_ONCE = 2048  # particles x images decoded together: few MB, which caches
 def log_weights(
     cvae: CVAE, xs: Tensor, ys: Tensor, *, num_particles: int, proposal: str = "recognition"
 ) -> Tensor:
-    r"""Log importance weights of latent samples, in nats, shape (num_particles, batch).
+    r"""Draw latent samples and return the logs of their importance weights, in nats.
 
-    .. math:: w_s = \log p(y|z_s) + \log p(z_s|x) - \log r(z_s), \quad z_s \sim r
+    .. math:: \log w_s = \log p(y|z_s) + \log p(z_s|x) - \log r(z_s), \quad z_s \sim r
 
     Sohn, Lee, Yan (2015), section 4.3.
 
@@ -36,6 +36,9 @@ def log_weights(
         xs, ys: images with missing pixels, and the missing pixels, both of shape (batch, h, w).
         num_particles: samples an image.
         proposal: what r is: the ``"recognition"`` network or the ``"prior"`` network.
+
+    Returns:
+        Shape (num_particles, batch).
     """
     p, r = (trace.nodes for trace in _traces(cvae, xs, ys, num_particles, proposal))
     return p["y"]["log_prob"] + p["z"]["log_prob"] - r["z"]["log_prob"]
@@ -50,33 +53,36 @@ def _traces(cvae: CVAE, xs: Tensor, ys: Tensor, particles: int, proposal: str) -
         return get_importance_trace("flat", 2, model, guide, (), {})
 
 
-def monte_carlo(weights: Tensor) -> Tensor:
-    """Average log weights of shape (particles, batch) into the negative ELBO, shape (batch,)."""
-    return -weights.mean(0)
+def monte_carlo(log_w: Tensor) -> Tensor:
+    r"""Reduce log weights of shape (particles, batch) to the negative ELBO, shape (batch,).
+
+    .. math:: -\frac{1}{S} \sum_s \log w_s
+    """
+    return -log_w.mean(0)
 
 
-def importance_sampling(weights: Tensor) -> Tensor:
-    r"""Average log weights of shape (particles, batch) into the negative CLL, shape (batch,).
+def importance_sampling(log_w: Tensor) -> Tensor:
+    r"""Reduce log weights of shape (particles, batch) to the negative CLL, shape (batch,).
 
     .. math:: -\log \frac{1}{S} \sum_s w_s
     """
-    return math.log(len(weights)) - weights.logsumexp(0)
+    return math.log(len(log_w)) - log_w.logsumexp(0)
 
 
-def effective_sample_size(weights: Tensor) -> Tensor:
-    r"""How many equal weights would be worth as much as these, between 1 and their number.
+def effective_sample_size(log_w: Tensor) -> Tensor:
+    r"""How many equal weights would be worth as much as these, between 1 and their number S.
 
     .. math:: \Bigl(\sum_s w_s\Bigr)^2 \Big/ \sum_s w_s^2
 
     Kong (1992).  Few mean that importance sampling rests on few particles and is too high.
 
     Args:
-        weights: logs, shape (particles, batch).
+        log_w: log weights, shape (particles, batch).
 
     Returns:
-        Shape (batch,).
+        Shape (batch,), in [1, S].
     """
-    return 1 / weights.softmax(0).square().sum(0)
+    return 1 / log_w.softmax(0).square().sum(0)
 
 
 def kl_divergences(model: Trace, guide: Trace) -> Tensor:
@@ -126,11 +132,11 @@ def estimate_cll(
     """
 
     def estimate(xs: Tensor, ys: Tensor) -> Tensor:
-        weights = [
+        log_w = [
             log_weights(cvae, xs, ys, num_particles=min(left, ROWS_AT_ONCE), proposal=proposal)
             for left in range(num_particles, 0, -ROWS_AT_ONCE)
         ]
-        return reduction(torch.cat(weights))
+        return reduction(torch.cat(log_w))
 
     return _for_all_images(estimate, dataset, num_particles)
 

@@ -1,7 +1,6 @@
 """The rows of the table with their standard errors, how far to trust them, and samples."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,8 +11,9 @@ from pyro.infer import Predictive
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cvae import estimators
+from cvae import distributed, estimators
 from cvae.baseline import missing_pixel_indices
+from cvae.data import shard
 from cvae.model import CVAE
 
 __all__ = ["Estimate", "Evaluation", "draw_samples", "evaluate", "with_error"]
@@ -59,26 +59,23 @@ class Evaluation:
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "Evaluation":
         """Restore what ``dataclasses.asdict`` made of it."""
-        rows = {row: Estimate(**each) for row, each in plain["rows"].items()}
+        rows = {name: Estimate(**row) for name, row in plain["rows"].items()}
         more = plain["diagnostics"].items()
         return cls(rows, {k: Estimate(**v) if isinstance(v, dict) else v for k, v in more})
 
 
 def evaluate(
-    cvae: CVAE,
-    dataset: Dataset,
-    *,
-    num_particles: int = 10,
-    num_importance_samples: int = 100,
-    gather: Callable[[Tensor], Tensor] = lambda per_image: per_image,
+    cvae: CVAE, dataset: Dataset, *, num_particles: int = 10, num_importance_samples: int = 100
 ) -> Evaluation:
     """Fill one column of the table.
+
+    Under ``torchrun`` all processes call it: each takes a shard of the images, and all return the
+    same.
 
     Args:
         cvae, dataset: a trained model, and the images to evaluate it on.
         num_particles: for ``CVAE (Monte Carlo)``, the negative ELBO.
         num_importance_samples: for prior sampling and importance sampling.
-        gather: puts together the values, shape (..., images), of processes with a shard each.
 
     Returns:
         ``Performance gap`` is baseline minus Monte Carlo, with the standard error of the
@@ -86,22 +83,23 @@ def evaluate(
         is active if its KL is over 0.01 nats on average; there is no such row where only the KL of
         all latents together is known.  Below the worst percentile are 1 % of images.
     """
-    many, mean = num_importance_samples, Estimate.over
-    cll = partial(estimators.estimate_cll, cvae, dataset)
-    both = (estimators.importance_sampling, estimators.effective_sample_size)
-    baseline = gather(estimators.baseline_nll(cvae.baseline_net, dataset))
-    elbo = gather(cll(num_particles=num_particles, reduction=estimators.monte_carlo))
-    prior = gather(cll(num_particles=many, proposal="prior"))
-    values = cll(num_particles=many, reduction=lambda logs: torch.stack([f(logs) for f in both]))
-    importance, sample_sizes = gather(values)
-    latents = gather(estimators.kl_per_latent(cvae, dataset))  # (latents, images)
+    images = shard(dataset, distributed.rank(), distributed.world_size())
+    gather, mean = distributed.gather_images, Estimate.over
+    estimate = partial(estimators.estimate_cll, cvae, images)
+    baseline = gather(estimators.baseline_nll(cvae.baseline_net, images))
+    elbo = gather(estimate(num_particles=num_particles, reduction=estimators.monte_carlo))
+    prior = gather(estimate(num_particles=num_importance_samples, proposal="prior"))
+    importance, sample_sizes = gather(
+        estimate(num_particles=num_importance_samples, reduction=_importance_and_sample_size)
+    )
+    latents = gather(estimators.kl_per_latent(cvae, images))  # (latents, images)
     kl, gap = latents.sum(0), baseline - elbo
-    num_missing = len(missing_pixel_indices(dataset[0]["input"][None]))
+    num_missing = len(missing_pixel_indices(images[0]["input"][None]))
     rows = {
         "NN (baseline)": mean(baseline, 0),
         "CVAE (Monte Carlo)": mean(elbo, num_particles),
-        "CVAE (prior sampling)": mean(prior, many),
-        "CVAE (importance sampling)": mean(importance, many),
+        "CVAE (prior sampling)": mean(prior, num_importance_samples),
+        "CVAE (importance sampling)": mean(importance, num_importance_samples),
         "Performance gap": mean(gap, num_particles),
     }
     diagnostics = {
@@ -114,6 +112,13 @@ def evaluate(
     if len(latents) > 1:
         diagnostics["Active latents"] = float((latents.mean(1) > MIN_KL_OF_ACTIVE_LATENT).sum())
     return Evaluation(rows, diagnostics)
+
+
+def _importance_and_sample_size(log_w: Tensor) -> Tensor:
+    """Reduce log weights of shape (particles, batch) in two ways, shape (2, batch)."""
+    return torch.stack(
+        [estimators.importance_sampling(log_w), estimators.effective_sample_size(log_w)]
+    )
 
 
 def with_error(value: float, error: float | None) -> str:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from cvae.checkpoint import atomic_write
+from cvae.files import atomic_write
 
 __all__ = ["draw", "plot_completions", "plot_diversity", "plot_problem", "plot_samples"]
 __all__ += ["plot_training", "save_figure", "style_axes", "tile", "training_table"]

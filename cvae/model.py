@@ -11,11 +11,12 @@ from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from cvae.baseline import BaselineNet, is_missing, linear, missing_pixel_indices
-from cvae.config import ACTIVATIONS, GENERATION_INPUTS
+from cvae.baseline import BaselineNet, is_missing, layer_outputs, missing_pixel_indices
 
-__all__ = ["CVAE", "Decoder", "Encoder", "ResidualBlock"]
+__all__ = ["ACTIVATIONS", "GENERATION_INPUTS", "CVAE", "Decoder", "Encoder", "ResidualBlock"]
 
+ACTIVATIONS = ("relu", "silu")  # functions of torch.nn.functional
+GENERATION_INPUTS = ("z", "xz")  # p(y|z) as in the tutorial, p(y|x,z) as in the paper
 MAX_LOG_SCALE = 20.0  # keeps scales, their squares and their inverses finite in single precision
 
 
@@ -91,9 +92,8 @@ class Encoder(nn.Module):
         xc = torch.where(is_missing(x), y.view(x.shape), x)
         hidden = self.activation(self.fc1(xc.flatten(1)))
         hidden = self.blocks(self.activation(self.fc2(hidden)))
-        z_loc = linear(hidden, self.fc31)
-        z_scale = torch.exp(linear(hidden, self.fc32).clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE))
-        return z_loc, z_scale
+        z_loc, log_scale = layer_outputs(self.fc31, hidden), layer_outputs(self.fc32, hidden)
+        return z_loc, torch.exp(log_scale.clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE))
 
 
 class Decoder(nn.Module):
@@ -141,7 +141,7 @@ class Decoder(nn.Module):
         if self.fc0 is not None:
             hidden = hidden + self.fc0(x)
         hidden = self.activation(self.fc2(self.activation(hidden)))
-        return linear(self.blocks(hidden), self.fc3, pixels)
+        return layer_outputs(self.fc3, self.blocks(hidden), pixels)
 
 
 class CVAE(PyroModule):
@@ -257,9 +257,7 @@ class CVAE(PyroModule):
             if is_validation_enabled() and (is_missing(xs) != is_missing(xs[:1])).any():
                 raise ValueError("all images of a batch must lack the same pixels")
             missing = missing_pixel_indices(xs)
-            if hasattr(
-                self.generation_net, "logits"
-            ):  # so that it computes the missing pixels alone
+            if hasattr(self.generation_net, "logits"):  # which can compute these alone
                 scored = {"logits": self.generation_net.logits(*inputs, pixels=missing)}
             else:
                 scored = {"probs": self.generation_net(*inputs).index_select(-1, missing)}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from cvae.config import FILES, DataError
+from cvae.files import FILES, DataError
 
 __all__ = ["find_own_images", "has_bright_background", "load_own_images", "read_image"]
 

@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.utils.data import StackDataset
 
 from cvae.baseline import is_missing
-from cvae.checkpoint import FileError, read_tensors
-from cvae.config import FILES
 from cvae.data import MaskImages, Sample
 from cvae.estimators import estimate_cll
 from cvae.evaluate import draw_samples
+from cvae.files import FILES, FileError, read_tensors
 from cvae.model import CVAE
 
 __all__ = ["TrainedCVAE"]

@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from cvae.animation import choose_inputs, make_gif, take_snapshot
 from cvae.baseline import BaselineNet
 from cvae.data import CVAEMNIST
+from cvae.experiment.animation import make_gif, take_snapshot
+from cvae.experiment.inputs import choose_inputs
+from cvae.history import History
 from cvae.model import CVAE
 
 
@@ -106,7 +108,8 @@ def gif(images=3, size=(28, 28), snapshots=3, title="title", epochs=3):
     known[size[0] // 2 :, : size[1] // 2] = True
     black = torch.zeros(1, images, *size, dtype=torch.uint8)
     drawn = [torch.cat([black, 255 - black])] * snapshots
-    return make_gif([30.0, 20.0, 25.0][:epochs], drawn, torch.zeros(images, *size), known, title)
+    losses = [{"val": loss, "objective": 1} for loss in (30.0, 20.0, 25.0)[:epochs]]
+    return make_gif(History(losses), drawn, torch.zeros(images, *size), known, title)
 
 
 @pytest.mark.parametrize("title", ["short", "words " * 40])

@@ -1,144 +1,112 @@
-"""Files are written as a whole or not at all, and nothing is loaded that was not checked."""
+"""A run resumes from its checkpoint as if it had not been interrupted."""
 
-import errno
-import io
-import os
-import pickle
 import random
-from pathlib import Path
 
 import numpy as np
+import pyro
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from cvae.checkpoint import (
-    Checkpoint,
-    FileError,
-    atomic_write,
-    lock_folder,
-    random_state,
-    read_tensors,
-    seed_stage,
-    set_random_state,
+from cvae.config import PhaseConfig, TrainingConfig
+from cvae.experiment.checkpoint import Checkpoint, random_state, seed_stage, set_random_state
+from cvae.files import FileError, UsageError
+from cvae.model import CVAE
+from cvae.train import BaselineTraining, CVAETraining, Training
+
+from .conftest import HIDDEN_1, HIDDEN_2, Z_DIM, assert_same_weights
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "checkpoint_q1.pt"
+
+
+def make_training(kind, few, seed=0) -> Training:
+    pyro.set_rng_seed(seed)
+    cvae = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2)
+    config = TrainingConfig(num_epochs=4, early_stop_patience=9, learning_rate=1e-2)
+    if kind is BaselineTraining:
+        return BaselineTraining(cvae.baseline_net, few, config, name="1 quadrant")
+    phases = PhaseConfig(shift=1, bound_samples=2, last_phase=0.5)
+    return CVAETraining(cvae, few, config, phases, name="1 quadrant")
+
+
+def train(training, checkpoint, snapshots=None, fail_in=0):
+    """Iterate, taking snapshots, until the body of the loop fails in an epoch."""
+    snapshots = [] if snapshots is None else snapshots
+    for epoch in checkpoint.each_epoch(training, snapshots):
+        if epoch == fail_in:
+            raise ZeroDivisionError
+        snapshots.append(torch.rand(2))
+    return training
+
+
+@pytest.mark.parametrize("kind", [BaselineTraining, CVAETraining])
+def test_epoch_whose_body_failed_is_not_saved_and_repeated(few, path, kind):
+    """Again and again, with the same checkpoint or with one that is read from the file."""
+    taken: list[torch.Tensor] = []
+    path.with_name("whole").unlink(missing_ok=True)
+    whole = train(make_training(kind, few), Checkpoint(path.with_name("whole"), {}), taken)
+    checkpoint = Checkpoint(path, {})
+    for epoch in (2, 2, 4):
+        with pytest.raises(ZeroDivisionError):
+            train(make_training(kind, few, seed=0 if epoch == 2 else 7), checkpoint, fail_in=epoch)
+        assert len(Checkpoint(path, {}).parts[whole.part]["epochs"]) == epoch - 1
+    for last in (checkpoint, Checkpoint(path, {})):
+        snapshots: list[torch.Tensor] = []
+        resumed = train(make_training(kind, few, seed=7), last, snapshots)
+        assert_same_weights(resumed.net, whole.net)
+        assert torch.equal(torch.stack(snapshots), torch.stack(taken))
+        assert [e["val"] for e in resumed.history.epochs] == [
+            e["val"] for e in whole.history.epochs
+        ]
+
+
+def test_each_epoch_is_logged_after_its_body(few, path, caplog):
+    caplog.set_level("INFO", "cvae")
+    for epoch in Checkpoint(path, {}).each_epoch(make_training(CVAETraining, few)):
+        assert len(caplog.messages) == epoch - 1
+        if epoch == 2:
+            break
+    train(make_training(CVAETraining, few), Checkpoint(path, {}))
+    first, resumed, *others = caplog.messages
+    assert first.startswith("1 quadrant, CVAE, epoch 1/4: training ")
+    assert "(reconstruction " in first and " + KL " in first and ", at most 00:0" in first
+    assert resumed == "1 quadrant, CVAE: resumed after epoch 1"
+    assert [message.split(":")[0][-3:] for message in others] == ["2/4", "3/4", "4/4"]
+    assert "KL" not in others[-1]
+
+
+@pytest.mark.parametrize(
+    "keys, value",
+    [
+        (["epochs"], 3),
+        (["weights", "prior_net.fc1.bias"], torch.ones(7)),
+        (["optimizer", "moments", "theirs"], {}),
+        (["random"], [{"cpu": torch.zeros(3)}]),
+    ],
 )
-from cvae.config import UsageError
-
-CONTENT = {
-    "weights": {"fc1.weight": torch.arange(12.0).view(3, 4), "fc1.bias": torch.ones(3)},
-    "epochs": [{"val": 1.5, "seconds": 2.0}],
-    "name": None,
-}
-
-
-def same(a, b):
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    return a == b
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory) -> bytes:
-    path = tmp_path_factory.mktemp("saved") / "file.pt"
-    with atomic_write(path) as file:
-        torch.save(CONTENT, file)
-    assert same(read_tensors(path), CONTENT)
-    return path.read_bytes()
-
-
-@pytest.fixture(scope="module")
-def damaged(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("damaged") / "file.pt"
-
-
-def refused(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-    with pytest.raises(FileError, match="file.pt is damaged, or holds more") as failure:
-        read_tensors(path)
-    assert "\n" not in str(failure.value)
-
-
-@given(st.data())
-def test_truncated_file_is_refused(saved, damaged, data):
-    refused(damaged, saved[: data.draw(st.integers(0, len(saved) - 1))])
-
-
-@given(st.data())
-def test_overwritten_bytes_are_refused_or_change_nothing(saved, damaged, data):
-    start = data.draw(st.integers(0, len(saved) - 1))
-    noise = data.draw(st.binary(min_size=1, max_size=64))
-    damaged.write_bytes(saved[:start] + noise + saved[start + len(noise) :])
-    try:
-        assert same(read_tensors(damaged), CONTENT)
-    except FileError as error:
-        assert str(error).startswith(str(damaged))
-
-
-def test_flipped_bit_of_a_weight_is_refused(saved, damaged):
-    """PyTorch alone takes it."""
-    flipped = bytearray(saved)
-    flipped[saved.index(torch.arange(12.0).numpy().tobytes()) + 7] ^= 1
-    damaged.write_bytes(flipped)
-    assert not same(torch.load(damaged, weights_only=True), CONTENT)
-    refused(damaged, bytes(flipped))
-
-
-class Hostile:
-    """Unpickling it makes a folder."""
-
-    def __init__(self, made: Path) -> None:
-        self.made = made
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.made),)
-
-
-def test_code_in_a_file_is_never_run(damaged, tmp_path):
-    made = tmp_path / "made"
-    torch.save({"weights": Hostile(made)}, damaged)
-    refused(damaged, damaged.read_bytes())
-    refused(damaged, pickle.dumps(Hostile(made)))
-    assert not made.exists()
-    pickle.loads(pickle.dumps(Hostile(made)))
-    assert made.exists()  # it would have
-
-
-@pytest.mark.parametrize("room", [0, 500, 1200])
-def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch, room):
-    class Full(io.FileIO):
-        def write(self, data):
-            if self.tell() + len(data) > room:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return super().write(data)
-
-    monkeypatch.setattr("cvae.checkpoint.open", Full, raising=False)
-    path = tmp_path / "file.pt"
-    path.write_bytes(b"old")
-    with pytest.raises(OSError, match="can't write .*file.pt .No space left on device"):
-        with atomic_write(path) as file:
-            torch.save(CONTENT, file)
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-
-
-def test_interrupted_write_leaves_the_old_file(tmp_path):
-    (tmp_path / "file").write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "file") as file:
-        file.write(b"ne")
-        raise KeyboardInterrupt
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+def test_part_that_does_not_fit_is_refused_by_name(few, path, keys, value):
+    with pytest.raises(ZeroDivisionError):
+        train(make_training(CVAETraining, few), Checkpoint(path, {}), fail_in=2)
+    checkpoint = Checkpoint(path, {})
+    content = checkpoint.parts["CVAE"]
+    for key in keys[:-1]:
+        content = content[key]
+    content[keys[-1]] = value
+    with pytest.raises(FileError, match="checkpoint_q1.pt is damaged, or of another version"):
+        train(make_training(CVAETraining, few), checkpoint)
 
 
 def test_checkpoint_is_what_was_saved(tmp_path):
     config = {"seed": 3, "max_grad_norm": float("inf"), "subset": None}
     checkpoint = Checkpoint(tmp_path / "file.pt", config)
     checkpoint.save(first=[1, "two"])
-    checkpoint.save(second=torch.ones(2), first=None)
-    assert same(
-        Checkpoint(tmp_path / "file.pt", config).parts, {"first": None, "second": torch.ones(2)}
-    )
+    values = torch.ones(2)
+    checkpoint.save(second=values, first=None)
+    values += 1  # of which it has a copy
+    for saved in (checkpoint, Checkpoint(tmp_path / "file.pt", config)):
+        assert saved.parts["first"] is None and saved.parts["second"].tolist() == [1, 1]
 
 
 def test_checkpoint_names_the_options_that_differ(tmp_path):
@@ -150,22 +118,14 @@ def test_checkpoint_names_the_options_that_differ(tmp_path):
         Checkpoint(path, {"seed": 0, "batch_size": 64, "subset": 5})
 
 
-def test_option_that_an_older_version_lacked_had_its_default(tmp_path):
-    path = tmp_path / "checkpoint_q1.pt"
-    Checkpoint(path, {"seed": 0}).save(first=1)
-    assert Checkpoint(path, {"seed": 0, "shift": 0}, older={"shift": 0}).parts == {"first": 1}
-    with pytest.raises(UsageError, match="shift 0 there, 1 here"):
-        Checkpoint(path, {"seed": 0, "shift": 1}, older={"shift": 0})
-
-
 @pytest.mark.parametrize(
     "content",
     [
         "a text",
         {},
-        {"format": 6, "settings": {}, "parts": {}},
-        {"parts": {}},
-        {"config": 3, "parts": {}},
+        {"config": {}, "parts": {}},  # of an older version
+        {"version": 2, "parts": {}},
+        {"version": 2, "config": 3, "parts": {}},
     ],
 )
 def test_checkpoint_of_another_content_is_refused(tmp_path, content):
@@ -175,17 +135,6 @@ def test_checkpoint_of_another_content_is_refused(tmp_path, content):
         FileError, match="checkpoint_q1.pt is damaged, or of another version: delete"
     ):
         Checkpoint(path, {})
-
-
-def test_locked_folder_is_made_and_refuses_another(tmp_path):
-    with lock_folder(tmp_path / "a" / "b"):
-        with pytest.raises(OSError, match="another run is writing to .*b: wait for it"):
-            with lock_folder(tmp_path / "a" / "b"):
-                pass
-        with lock_folder(tmp_path / "other"):
-            pass
-    with lock_folder(tmp_path / "a" / "b"):
-        pass
 
 
 def test_stages_have_random_numbers_of_their_own_which_can_be_restored():

@@ -4,10 +4,11 @@ import torch
 from PIL import Image
 
 from cvae.complete import complete_files, fit_image, main
-from cvae.config import Config, DataError
+from cvae.experiment.folder import save_weights
+from cvae.experiment.options import Config, Run
 from cvae.figures import MISSING
+from cvae.files import DataError
 from cvae.model import CVAE
-from cvae.results import save_weights
 
 from .test_trained import write_metrics
 
@@ -24,7 +25,7 @@ def digit(tmp_path):
 @pytest.fixture
 def folder(tmp_path):
     """What a run with two known quadrants leaves, as far as it takes to use the model."""
-    save_weights(Config(output_dir=tmp_path), 0, 2, {"cvae": CVAE(3, 16, 12)})
+    save_weights(Run(Config(output_dir=tmp_path), 0, 2), {"cvae": CVAE(3, 16, 12)})
     write_metrics(tmp_path, {"activation": "relu", "generation_input": "z"})
     return tmp_path
 

@@ -13,22 +13,22 @@ import torch
 import torchvision.datasets
 from torchvision.datasets import MNIST
 
-from cvae.config import DataError, UsageError
 from cvae.data import CVAEMNIST, get_data
 from cvae.datasets import Images, load_images, resolve_dataset, split_images
+from cvae.files import DataError, UsageError
 from cvae.own_images import find_own_images, load_own_images
 
 FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 
 
-def write_idx(folder, size=(4, 6), test_size=None):
-    """Write files in MNIST's format with random images: 12 to train, 5 to test."""
+def write_mnist(folder, train=(12, 4, 6), test=(5, 4, 6)):
+    """Write files in MNIST's format with random images of these shapes."""
     folder.mkdir(parents=True)
-    for name, count, shape in (("train", 12, size), ("t10k", 5, test_size or size)):
-        images = os.urandom(count * shape[0] * shape[1])
-        header = struct.pack(">IIII", 2051, count, *shape)
+    for name, shape in (("train", train), ("t10k", test)):
+        images = torch.randint(0, 256, shape, dtype=torch.uint8).numpy().tobytes()
+        header = struct.pack(">IIII", 2051, *shape)
         (folder / f"{name}-images-idx3-ubyte").write_bytes(header + images)
-        labels = struct.pack(">II", 2049, count) + bytes(range(count))
+        labels = struct.pack(">II", 2049, shape[0]) + bytes(range(shape[0]))
         (folder / f"{name}-labels-idx1-ubyte").write_bytes(labels)
     return sorted(folder.iterdir())
 
@@ -36,7 +36,7 @@ def write_idx(folder, size=(4, 6), test_size=None):
 @pytest.fixture
 def raw(tmp_path):
     """The folder of the four files of a small MNIST."""
-    write_idx(tmp_path / "MNIST" / "raw")
+    write_mnist(tmp_path / "MNIST" / "raw")
     return tmp_path / "MNIST" / "raw"
 
 
@@ -90,7 +90,7 @@ def test_fingerprint_is_that_of_the_images_alone(images):
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("name, folder", FOLDERS.items())
 def test_files_are_read_as_torchvision_reads_them(tmp_path, name, folder, packed):
-    files = write_idx(tmp_path / folder / "raw")
+    files = write_mnist(tmp_path / folder / "raw")
     data_set = getattr(torchvision.datasets, folder)
     expected = [data_set(root=str(tmp_path), train=train) for train in (True, False)]
     before = [pack(file, 1) if packed else file for file in files]
@@ -191,7 +191,7 @@ def test_images_are_split_in_two_without_overlap(images, val_fraction, num_val):
 
 
 def test_all_images_have_the_same_size(tmp_path):
-    write_idx(tmp_path / "KMNIST" / "raw", (28, 28), (26, 28))
+    write_mnist(tmp_path / "KMNIST" / "raw", (12, 28, 28), (5, 26, 28))
     with pytest.raises(DataError, match="28 x 28 and 26 x 28 pixels: all must have the same size"):
         load_images("kmnist", tmp_path)
 

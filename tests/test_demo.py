@@ -19,13 +19,13 @@ from PIL import Image
 from pyro.distributions import Laplace
 
 import main
-from cvae.checkpoint import FileError
-from cvae.config import Config
 from cvae.demo import __main__ as command
 from cvae.demo import write_demo
 from cvae.demo.weights import LOW_BITS, Layers, encode, extract, round_weights
+from cvae.experiment.folder import save_weights
+from cvae.experiment.options import Config, Run
+from cvae.files import FileError
 from cvae.model import CVAE, Decoder, Encoder
-from cvae.results import save_weights
 from cvae.trained import TrainedCVAE
 
 from .faults import ROOT
@@ -63,20 +63,19 @@ def make_folder(
     np.savez(path / "own.npz", images=images.astype(np.uint8), **data)
     for n in settings:
         net = make_net(activation, generation_input, shape[0] * shape[1], blocks)
-        save_weights(Config(output_dir=path), 0, n, {"cvae": net})
+        save_weights(Run(Config(output_dir=path), 0, n), {"cvae": net})
     row = {"mean": 12.345, "standard_error": 0.21, "num_images": 10, "num_particles": 7}
     names = ("NN (baseline)", "CVAE (Monte Carlo)", "CVAE (importance sampling)")
     result = {"val": {"rows": dict.fromkeys(names, row), "diagnostics": {}}}
-    options = {"activation": activation, "generation_input": generation_input}
-    options["residual_blocks"] = str(blocks)
+    options: dict[str, Any] = {"activation": activation, "generation_input": generation_input}
+    options |= {"residual_blocks": blocks, "val_fraction": 0.5, "holdout": 0, "subset": None}
     metrics = {
         "dataset": str(path / "own.npz"),
         "recipe": f"recipe {name}",
-        "seed": 0,
-        "arguments": options | {"val_fraction": "0.5", "holdout": "0", "subset": "None"},
+        "arguments": options,
         "image_shape": shape,
         "splits": {"val": {"name": name, "images": 10}},
-        "results": {f"q{n}": result for n in settings},
+        "runs": [{"seed": 0, "settings": {}, "results": {f"q{n}": result for n in settings}}],
     }
     (path / "metrics.json").write_text(json.dumps(metrics))
     return path
@@ -209,6 +208,17 @@ def test_page_is_the_same_bytes_each_time_and_allows_only_its_own_parts(tmp_path
     assert not re.search(r"(src|href|action)=|\bon\w+=|\bstyle=|https?:", markup)
 
 
+def test_folder_of_an_older_version_has_the_same_page(tmp_path):
+    """Where the only run was not in a list, and arguments were strings."""
+    folder = make_folder(tmp_path / "run", settings=(2,))
+    page = write_demo(folder, tmp_path).read_bytes()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics |= metrics.pop("runs")[0]
+    metrics["arguments"] = {name: str(value) for name, value in metrics["arguments"].items()}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert write_demo(folder, tmp_path).read_bytes() == page
+
+
 def test_hostile_names_are_inert(tmp_path):
     folder = make_folder(tmp_path / "run", settings=(1,), name=HOSTILE)
     usual = make_folder(tmp_path / "usual", settings=(1,))
@@ -282,7 +292,8 @@ def test_page_that_can_not_be_written_costs_one_warning(finished, tmp_path, caps
     "break_it, reason",
     [
         (lambda folder: (folder / "metrics.json").unlink(), "metrics.json can't be read (No such"),
-        (lambda folder: (folder / "metrics.json").write_text("{}"), "damaged, or of another vers"),
+        (lambda folder: (folder / "metrics.json").write_text("{}"), "metrics.json is damaged"),
+        (lambda folder: (folder / "metrics.json").write_text('{"runs": []}'), "of another vers"),
         (lambda folder: (folder / "metrics.json").write_text("[1]"), "metrics.json is damaged"),
         (lambda folder: (folder / "own.npz").unlink(), "no data set is called"),
         (lambda folder: (folder / "cvae_net_q1.pth").unlink(), "holds no trained model"),

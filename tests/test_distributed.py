@@ -21,8 +21,9 @@ from torch.utils.data import Subset
 import main
 from cvae import distributed
 from cvae.baseline import BaselineNet, missing_pixel_nll
-from cvae.config import TrainingConfig, UsageError
-from cvae.data import get_data, make_loader, shard
+from cvae.config import TrainingConfig
+from cvae.data import get_data, make_loader
+from cvae.files import UsageError
 from cvae.model import CVAE
 from cvae.optimizer import Optimizer
 
@@ -31,54 +32,6 @@ from .faults import ROOT
 Z_DIM, HIDDEN_1, HIDDEN_2, IMAGES = 3, 16, 12, 24
 TINY = "--dataset mnist-5k --subset 300 -n 2 -p 2 --num-importance-samples 3 -vi 3 -vs 2 -nq 3"
 TINY += " --device cpu"  # a GPU is for one process
-
-
-def data(rank: int, world_size: int, batch_size: int = 8, **options: Any) -> Any:
-    usual: dict[str, Any] = {"dataset": "mnist-5k", "subset": 40, "seed": 3}
-    return get_data(2, batch_size, rank=rank, world_size=world_size, **(usual | options))
-
-
-@pytest.mark.parametrize("world_size", [1, 3, 7])
-def test_shards_of_all_processes_are_the_whole(world_size):
-    images: Any = range(40)
-    shards: list[Any] = [shard(images, rank, world_size) for rank in range(world_size)]
-    assert [item for each in shards for item in each] == list(range(40))
-    assert max(map(len, shards)) - min(map(len, shards)) <= 1
-
-
-def test_processes_share_each_training_batch_in_a_new_order_each_epoch():
-    def epoch(number: int) -> list[list[int]]:
-        """Return the images of each batch, of both processes together."""
-        both = []
-        for rank in (0, 1):
-            datasets, dataloaders, _ = data(rank, 2)
-            sampler = dataloaders["train"].sampler
-            sampler.sampler.set_epoch(number)
-            both.append(list(sampler))
-            assert [len(batch["input"]) for batch in dataloaders["train"]] == [4] * 5
-        return [sorted(first + second) for first, second in zip(*both, strict=True)]
-
-    for number in (1, 2):
-        assert sorted(sum(epoch(number), [])) == list(range(40))
-    assert epoch(1) == epoch(1) != epoch(2)
-
-
-@pytest.mark.parametrize("split, sizes", [("val", [5]), ("test", [15, 5])])
-def test_processes_have_a_shard_each_of_the_other_images(split, sizes):
-    images = []
-    for rank in (0, 1):
-        datasets, dataloaders, _ = data(rank, 2, val_batch_size=15, holdout=10)
-        batches = [batch["original"] for batch in dataloaders[split]]
-        assert [len(batch) for batch in batches] == sizes
-        images += batches
-    assert torch.equal(torch.cat(images), datasets[split][:]["original"])
-
-
-def test_what_can_not_be_shared_is_refused():
-    with pytest.raises(UsageError, match="--batch-size 9 can't be divided among 2 processes"):
-        data(0, 2, batch_size=9)
-    with pytest.raises(UsageError, match=r"more processes \(2\) than val images \(1\)"):
-        data(0, 2, holdout=1)
 
 
 CASES = [TraceMeanField_ELBO, Trace_ELBO, None]
@@ -93,14 +46,15 @@ def gradients(elbo: Any, world_size: int = 1, rank: int = 0) -> torch.Tensor:
     torch.set_num_threads(1)
     baseline = BaselineNet(HIDDEN_1, HIDDEN_2)
     cvae = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, copy.deepcopy(baseline))
-    dataset = data(0, 1, subset=IMAGES)[0]["train"]
+    dataset = get_data(2, 8, dataset="mnist-5k", subset=IMAGES)[0]["train"]
     (batch,) = make_loader(Subset(dataset, range(rank, IMAGES, world_size)), IMAGES)
     xs, ys = batch["input"], batch["output"]
     optimizer = Optimizer(cvae if elbo else baseline, TrainingConfig(), steps_per_epoch=1)
     found: list[torch.Tensor] = []
 
     def record(*_: Any) -> None:
-        found.extend(torch.as_tensor(each.grad).flatten().clone() for each in optimizer.parameters)
+        gradients = [torch.as_tensor(parameter.grad) for parameter in optimizer.parameters]
+        found.extend(gradient.flatten().clone() for gradient in gradients)
 
     optimizer.adamw.register_step_pre_hook(record)
     noise = torch.linspace(-1.5, 1.5, Z_DIM)
@@ -158,8 +112,8 @@ def test_two_processes_make_one_run_that_one_resumes(tmp_path: Path, capsys):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("3 quadrants, CVAE, epoch 2/2") == 1  # one process prints for both
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["settings"]["q3"]["processes"] == 2
-    assert metrics["results"]["q3"]["val"]["rows"]["NN (baseline)"]["num_images"] == 300
+    assert metrics["runs"][0]["settings"]["q3"]["processes"] == 2
+    assert metrics["runs"][0]["results"]["q3"]["val"]["rows"]["NN (baseline)"]["num_images"] == 300
     table = pd.read_csv(tmp_path / "results.csv", index_col=0)
     assert main.main(words) == 0
     assert "done before" in capsys.readouterr().out

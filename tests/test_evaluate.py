@@ -48,7 +48,7 @@ def test_diagnostics_belong_to_the_rows(cvae, dataset):
     assert isinstance(per_pixel, Estimate)
     assert per_pixel.mean * 3 * 196 == pytest.approx(rows["Performance gap"].mean)
     size = [more[f"Effective sample size, {which}"] for which in ("worst percentile", "median")]
-    assert all(isinstance(each, float) and 1 <= each <= 30 for each in size)
+    assert all(isinstance(value, float) and 1 <= value <= 30 for value in size)
     assert size == sorted(size)  # type: ignore[type-var]
 
 
@@ -70,17 +70,22 @@ def test_samples_are_probabilities_that_differ(cvae, xs_ys):
     assert not pyro.get_param_store().keys()
 
 
-def test_values_of_other_processes_are_gathered(cvae, dataset):
-    """Of every row and diagnostic, before they are averaged."""
+def test_shards_of_all_processes_are_gathered(cvae, dataset, monkeypatch):
+    """For every row and diagnostic, before values are averaged."""
+    monkeypatch.setattr("cvae.distributed.rank", lambda: 1)
+    monkeypatch.setattr("cvae.distributed.world_size", lambda: 4)
 
     def gather(per_image):
-        return torch.cat([per_image, per_image[..., :50]], dim=-1)
+        assert per_image.shape[-1] == 50
+        return torch.cat([per_image, per_image[..., :20]], dim=-1)
 
-    evaluation = evaluate(cvae, dataset, num_particles=1, num_importance_samples=2, gather=gather)
+    monkeypatch.setattr("cvae.distributed.gather_images", gather)
+    evaluation = evaluate(cvae, dataset, num_particles=1, num_importance_samples=2)
     estimates = [*evaluation.rows.values(), *evaluation.diagnostics.values()]
-    assert {e.num_images for e in estimates if isinstance(e, Estimate)} == {250}
-    baseline, alone = evaluation.rows["NN (baseline)"], baseline_nll(cvae.baseline_net, dataset)
-    assert baseline.mean == pytest.approx((alone.sum() + alone[:50].sum()).item() / 250)
+    assert {e.num_images for e in estimates if isinstance(e, Estimate)} == {70}
+    shard = baseline_nll(cvae.baseline_net, dataset)[50:100]
+    expected = (shard.sum() + shard[:20].sum()).item() / 70
+    assert evaluation.rows["NN (baseline)"].mean == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +125,8 @@ def test_what_marks_missing_pixels_changes_no_number(num_quadrant_inputs, genera
         trained = TrainedCVAE(cvae, num_quadrant_inputs)
         images = datasets["val"][range(5)]["original"].squeeze(1)
         used = trained.complete(images, 2).tolist(), trained.negative_cll(images, 3).tolist()
-        losses = [(epoch["train"], epoch["val"]) for each in histories for epoch in each.epochs]
+        epochs = [epoch for history in histories for epoch in history.epochs]
+        losses = [(epoch["train"], epoch["val"]) for epoch in epochs]
         return asdict(evaluation), losses, used
 
     assert numbers(-1) == numbers(-3)

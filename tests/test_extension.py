@@ -6,7 +6,6 @@ To check a model of your own, add its class to ``CVAES``: the tests of this file
 
 import copy
 import math
-from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -19,13 +18,12 @@ from pyro.nn import PyroModule, PyroParam
 from torch.distributions import constraints
 
 from cvae.baseline import missing_pixel_indices
-from cvae.checkpoint import Checkpoint
 from cvae.config import TrainingConfig
 from cvae.data import make_loader
 from cvae.estimators import estimate_cll, importance_sampling, log_weights
 from cvae.evaluate import Estimate, draw_samples, evaluate
 from cvae.model import CVAE
-from cvae.train import TrainingError, train_cvae
+from cvae.train import CVAETraining, TrainingError, train_cvae
 
 from .conftest import HIDDEN_1, HIDDEN_2, Z_DIM, assert_same_weights, make_constant
 
@@ -211,15 +209,17 @@ def test_training_lowers_the_bound_that_history_and_diagnostics_show(kind, elbo,
 
 @any_cvae
 def test_every_parameter_outside_the_baseline_is_trained_and_restored(kind, few, tmp_path):
-    cvae, training = kind(), TrainingConfig(num_epochs=2, learning_rate=1e-2)
-    before, path = copy.deepcopy(cvae.state_dict()), tmp_path / "checkpoint.pt"
-    train_cvae(cvae, few, training, checkpoint=Checkpoint(path, {}))
+    cvae, config = kind(), TrainingConfig(num_epochs=2, learning_rate=1e-2)
+    before, training = copy.deepcopy(cvae.state_dict()), CVAETraining(cvae, few, config)
+    training.run()
     for name, parameter in cvae.named_parameters():
         assert torch.equal(parameter, before[name]) == name.startswith("baseline_net."), name
-    saved = Checkpoint(path, {})
-    assert saved.parts["CVAE"]["best"].keys() == cvae.state_dict().keys()
-    restored = kind()
-    train_cvae(restored, few, training, checkpoint=saved)
+    torch.save(training.state_dict(), tmp_path / "training.pt")
+    saved, restored = torch.load(tmp_path / "training.pt", weights_only=True), kind()
+    assert saved["best"].keys() == cvae.state_dict().keys()
+    training = CVAETraining(restored, few, config)
+    training.load_state_dict(saved)
+    training.run()
     assert_same_weights(cvae, restored)
     assert draw_samples(restored, few["val"].dataset[range(4)]["input"], 2).shape == (2, 4, 28, 28)
 
@@ -240,7 +240,7 @@ def test_weights_are_those_of_the_traces(kind, xs_ys):
     cvae = kind().eval()
     for proposal, ys in (("recognition", xs_ys[1]), ("prior", None)):
         pyro.set_rng_seed(1)
-        weights = log_weights(cvae, *xs_ys, num_particles=1, proposal=proposal)
+        log_w = log_weights(cvae, *xs_ys, num_particles=1, proposal=proposal)
         pyro.set_rng_seed(1)
         with torch.no_grad(), pyro.validation_enabled(False):
             guide = pyro.poutine.trace(cvae.guide).get_trace(xs_ys[0], ys)
@@ -248,14 +248,18 @@ def test_weights_are_those_of_the_traces(kind, xs_ys):
             z, p, y = guide.nodes["z"]["value"], model.nodes["z"]["fn"], model.nodes["y"]
             expected = y["fn"].log_prob(y["value"]) + p.log_prob(z)
             expected -= guide.nodes["z"]["fn"].log_prob(z)
-        torch.testing.assert_close(weights[0], expected, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(log_w[0], expected, rtol=1e-4, atol=1e-3)
 
 
 @any_cvae
 def test_bound_is_above_importance_sampling(kind, few):
     """By Jensen's inequality; an estimate of one's own is a reduction."""
-    estimate = partial(estimate_cll, kind().eval(), few["val"].dataset, num_particles=50)
-    bound, tight = estimate(reduction=lambda w: torch.stack([-w.mean(0), importance_sampling(w)]))
+
+    def both(log_w):
+        return torch.stack([-log_w.mean(0), importance_sampling(log_w)])
+
+    cvae, dataset = kind().eval(), few["val"].dataset
+    bound, tight = estimate_cll(cvae, dataset, num_particles=50, reduction=both)
     assert bound.shape == (20,) and (bound >= tight - 1e-3).all() and (bound > tight + 0.01).any()
 
 
@@ -269,10 +273,10 @@ def test_proposals_agree(kind, xs_ys):
     estimates, variances = [], []
     xs, ys = (values[:5] for values in xs_ys)
     for proposal in ("recognition", "prior"):
-        weights = log_weights(cvae, xs, ys, num_particles=1000, proposal=proposal)
-        estimates.append(importance_sampling(weights))
+        log_w = log_weights(cvae, xs, ys, num_particles=1000, proposal=proposal)
+        estimates.append(importance_sampling(log_w))
         # of the log of a mean, by the delta method
-        variances.append((weights.softmax(0) * 1000).var(0) / 1000)
+        variances.append((log_w.softmax(0) * 1000).var(0) / 1000)
     standard_error = (variances[0] + variances[1]).sqrt()
     assert (abs(estimates[0] - estimates[1]) < 6 * standard_error + 1e-3).all()
 

@@ -1,34 +1,61 @@
 """Runs side by side, each in a process of its own."""
 
+import io
+import logging
 import os
 import signal
 import subprocess
 import sys
-import types
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 import torch
 
 import main
-from cvae.config import Config, UsageError
-from cvae.jobs import choose_jobs, usable_cores
+from cvae.experiment.jobs import CHILD, choose_jobs, run_side_by_side, usable_cores
+from cvae.experiment.options import Config
+from cvae.files import UsageError
 
-from .faults import end_of_group, outcome, processes_of_group, start
+from .faults import ROOT, end_of_group, outcome, processes_of_group, start
 
 WORDS = "--dataset mnist-5k --subset 100 -esp 50 -p 2 --num-importance-samples 3 -vi 3 -vs 2"
 LONG = [*WORDS.split(), "-nq", "1", "3", "-n", "7"]  # enough epochs to be stopped in one of them
+SHORT = [*WORDS.split(), "-nq", "2", "3", "-n", "1", "--jobs", "2", "--output-dir"]
+
+# A project of somebody else's, which has a module main and no guard around what it runs.
+OWN_MAIN = """
+import importlib.util, sys
+sys.path.insert(0, sys.argv[1])
+spec = importlib.util.spec_from_file_location("pipeline", sys.argv[1] + "/main.py")
+pipeline = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pipeline)
+sys.exit(pipeline.main(sys.argv[2:]))
+"""
+WINDOWS = """
+import os, signal, sys
+del os.sched_getaffinity, signal.pthread_sigmask, signal.SIGHUP, signal.SIGKILL
+open(os.path.join(os.path.dirname(__file__), "processes"), "a").write(sys.orig_argv[-1] + "\\n")
+"""
+CHATTY_CHILD = """
+import logging, os, sys
+from cvae.experiment.jobs import run_child
+print("an import", flush=True)
+
+def train(run):
+    print("a model")
+    os.system("echo a program")
+    logging.getLogger("cvae").info("%s: %s", run.name, "\u00e9" * 9999)
+
+sys.exit(run_child(train))
+"""
 
 
 @pytest.fixture(autouse=True)
 def coarse_figures(monkeypatch):
-    """Draw coarse figures, also in children, which import the main module."""
+    """Draw coarse figures, also in children."""
     monkeypatch.setattr("cvae.figures.DPI", 40)
-    monkeypatch.setattr("cvae.results.NUM_DIVERSITY_SAMPLES", 20)
-    module = types.ModuleType("__main__")
-    module.__spec__ = ModuleSpec("tests.faults.coarse", None)
-    monkeypatch.setitem(sys.modules, "__main__", module)
+    monkeypatch.setattr("cvae.experiment.pictures.NUM_DIVERSITY_SAMPLES", 20)
+    monkeypatch.setattr(main, "__file__", str(ROOT / "tests/faults/coarse.py"))
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +94,9 @@ def read_until(process: subprocess.Popen, words: str) -> None:
 def children(process: subprocess.Popen) -> list[int]:
     """Return the processes of both runs, in the order in which they were started."""
     group = processes_of_group(process.pid)
-    return [pid for pid in group if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+    found = [pid for pid in group if CHILD in Path(f"/proc/{pid}/cmdline").read_text().split("\0")]
+    assert len(found) == 2
+    return found
 
 
 def test_killed_and_failed_runs_cost_no_other_and_resume_to_the_same_files(
@@ -99,11 +128,52 @@ def test_ctrl_c_ends_all(running, tmp_path):
     """A terminal sends SIGINT to the whole process group."""
     process = running(tmp_path)
     read_until(process, "1 quadrant, baseline, epoch 2/")
+    assert children(process)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130 and end_of_group(process.pid)
     advice = "the same command resumes after the last finished epoch"
     assert errors == f"main.py: stopped by SIGINT: {advice}\n"
+
+
+def test_a_project_may_have_a_main_of_its_own(tmp_path):
+    (tmp_path / "main.py").write_text(OWN_MAIN)
+    command = [sys.executable, "main.py", str(ROOT), *SHORT, "out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "out/results.csv").read_text().startswith(",2 quadrants,3 quadrants\n")
+
+
+def test_jobs_need_nothing_that_windows_lacks(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(WINDOWS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process = start(*SHORT, str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert (process.communicate()[1], process.returncode) == ("", 0)
+    assert (tmp_path / "processes").read_text().split() == [str(tmp_path), CHILD, CHILD]
+    assert (tmp_path / "results.csv").read_text().startswith(",2 quadrants,3 quadrants\n")
+
+
+def test_what_a_child_prints_goes_to_stderr_and_spoils_no_log_line(tmp_path, caplog, capfd):
+    program = tmp_path / "program.py"
+    program.write_text(CHATTY_CHILD)
+    caplog.set_level(logging.INFO, "cvae")
+    assert run_side_by_side(Config(num_quadrant_inputs=(1, 2)), 2, str(program)) == []
+    letters = "\u00e9" * 9999
+    assert sorted(caplog.messages) == [f"1 quadrant: {letters}", f"2 quadrants: {letters}"]
+    printed = capfd.readouterr()
+    assert (printed.out, sorted(printed.err.split())) == (
+        "",
+        [*4 * ["a"], *2 * ["model"], *2 * ["program"]],
+    )
+
+
+@pytest.mark.parametrize("given", [b"", b"words", b"N."])
+def test_a_child_that_no_parent_has_started_is_refused(monkeypatch, capsys, given):
+    monkeypatch.setattr(sys, "argv", ["main.py", CHILD])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+    assert main.main() == 2
+    refused = "main.py: error: --child is only for processes that --jobs starts\n"
+    assert capsys.readouterr().err == refused
 
 
 @pytest.mark.parametrize(
@@ -119,7 +189,7 @@ def test_ctrl_c_ends_all(running, tmp_path):
 def test_jobs_are_those_asked_for_or_as_many_as_processors(
     monkeypatch, jobs, device, seeds, expected
 ):
-    monkeypatch.setattr("cvae.jobs.usable_cores", lambda: 2)
+    monkeypatch.setattr("cvae.experiment.jobs.usable_cores", lambda: 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
     assert choose_jobs(Config(jobs=jobs, seeds=seeds), torch.device(device)) == expected
 
@@ -137,7 +207,7 @@ def test_jobs_are_those_asked_for_or_as_many_as_processors(
 def test_cores_are_those_that_may_be_used(tmp_path, monkeypatch, affinity, quota, cores):
     """Fewer than the machine has, by affinity or by the quota of a container."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(affinity)))
-    monkeypatch.setattr("cvae.jobs.CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr("cvae.experiment.jobs.CPU_QUOTA", tmp_path / "cpu.max")
     if quota is not None:
         (tmp_path / "cpu.max").write_text(f"{quota}\n")
     assert usable_cores() == cores

@@ -39,7 +39,7 @@ def run(folder: Path, line: str = "") -> int:
 def coarse_figures():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cvae.figures.DPI", 40)
-        patch.setattr("cvae.results.NUM_DIVERSITY_SAMPLES", 20)
+        patch.setattr("cvae.experiment.pictures.NUM_DIVERSITY_SAMPLES", 20)
         yield
 
 
@@ -68,7 +68,7 @@ def no_training(monkeypatch, finished):
 @pytest.fixture
 def no_figures(monkeypatch):
     """Leave out what takes most of the time of a tiny run."""
-    monkeypatch.setattr("cvae.results.draw_figures", lambda *_: None)
+    monkeypatch.setattr("cvae.experiment.pictures.Pictures.draw", lambda *_: None)
     monkeypatch.setattr("main.write_demos", lambda *_: None)
 
 
@@ -104,7 +104,7 @@ def test_every_file_is_written(tmp_path, capsys):
     assert text in out and f"\nWritten to {tmp_path}\n" in out
     assert "first 40 of the MNIST-5k validation split (40 images)" in text
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["settings"]["q1"]["cvae"]["epochs_run"] == 1
+    assert metrics["runs"][0]["settings"]["q1"]["cvae"]["epochs_run"] == 1
 
     cvae = CVAE()
     cvae.load_state_dict(torch.load(tmp_path / "cvae_net_q3.pth", weights_only=True))
@@ -133,8 +133,8 @@ def test_holdout_has_columns_for_both_splits_and_diagnostics_have_rows(tmp_path,
     sizes = {key: split["images"] for key, split in metrics["splits"].items()}
     assert sizes == {"train": 40, "val": 30, "test": 40}
     assert all("binarized" in split["name"] for split in metrics["splits"].values())
-    decided = metrics["settings"]["q2"]["baseline"]["epochs"][-1]["val"]
-    rows = metrics["results"]["q2"]["val"]["rows"]
+    decided = metrics["runs"][0]["settings"]["q2"]["baseline"]["epochs"][-1]["val"]
+    rows = metrics["runs"][0]["results"]["q2"]["val"]["rows"]
     assert rows["NN (baseline)"]["mean"] == pytest.approx(decided, rel=1e-5)
 
 
@@ -293,7 +293,7 @@ def test_stopped_run_resumes_and_ends_with_the_same_bytes(
     """Stop at the place, again and again and ever later, until the run comes to its end."""
     number, stops = getattr(signal, name), 0
     if place != "os.replace":
-        monkeypatch.setattr("cvae.results.draw_figures", lambda *_: None)
+        monkeypatch.setattr("cvae.experiment.pictures.Pictures.draw", lambda *_: None)
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     while stops < 60:
         with monkeypatch.context() as patch:
@@ -401,7 +401,8 @@ def test_readme_shows_how_to_use_what_a_run_leaves(finished, monkeypatch, tmp_pa
 def test_one_image_gives_figures_without_standard_errors(tmp_path):
     assert run(tmp_path, "--subset 1 -nq 3") == 0
     assert "±" not in (tmp_path / "results.md").read_text().split("\n", 1)[1]
-    rows = json.loads((tmp_path / "metrics.json").read_text())["results"]["q3"]["val"]["rows"]
+    (only,) = json.loads((tmp_path / "metrics.json").read_text())["runs"]
+    rows = only["results"]["q3"]["val"]["rows"]
     assert all(row["standard_error"] is None and row["num_images"] == 1 for row in rows.values())
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cvae.config import FILES, DataError, UsageError
 from cvae.data import get_data
 from cvae.datasets import load_images
+from cvae.files import FILES, DataError, UsageError
 from cvae.own_images import find_own_images
 
 GREY = np.random.default_rng(0).integers(0, 256, (12, 4, 6), dtype=np.uint8)

@@ -1,30 +1,17 @@
-"""The benchmarks run, and what they compare is the same work; nothing is timed here."""
+"""The benchmarks run; nothing is timed here, and test_model.py compares what they compute."""
 
-import struct
 from pathlib import Path
 
 import pytest
-import torch
 
-from cvae.estimators import estimate_cll
-
-from .conftest import make_constant
 from .perf import compare, time_to_table
-from .perf.package import Package
-from .perf.tutorial_way import TutorialWay
+from .test_datasets import write_mnist
 
 
 @pytest.fixture
 def mnist_dir(tmp_path):
     """A folder of files in MNIST's format: 60 images to train on, 10 to validate."""
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for split, count in (("train", 60), ("t10k", 10)):
-        images = torch.randint(0, 256, (count * 784,), dtype=torch.uint8).numpy().tobytes()
-        header = struct.pack(">IIII", 2051, count, 28, 28)
-        (raw / f"{split}-images-idx3-ubyte").write_bytes(header + images)
-        labels = struct.pack(">II", 2049, count) + bytes(count)
-        (raw / f"{split}-labels-idx1-ubyte").write_bytes(labels)
+    write_mnist(tmp_path / "MNIST" / "raw", (60, 28, 28), (10, 28, 28))
     return str(tmp_path)
 
 
@@ -44,17 +31,3 @@ def test_tutorials_time_is_that_of_its_epochs(mnist_dir, monkeypatch):
     monkeypatch.setattr(time_to_table, "seconds", lambda _, task: 2 + 3 * (task == "cvae_epoch"))
     monkeypatch.setattr(time_to_table, "FEWEST_AND_MOST", ((1, 1), (10, 100)))
     assert time_to_table.tutorial(mnist_dir, 60) == [3 * 7, 3 * 520]
-
-
-@pytest.mark.parametrize("n", [1, 2, 3])
-def test_both_ways_have_the_same_losses(mnist_dir, n):
-    """At the same weights, which no step moves: of the same pixels of the same images."""
-    package, way = Package(mnist_dir, 60, n), TutorialWay(mnist_dir, 60, n)
-    for net in (package.cvae.prior_net, package.cvae.recognition_net):
-        make_constant(net, 0.3, 1e-6)  # nothing is left to chance
-    way.cvae.load_state_dict(package.cvae.state_dict())
-    way.baseline_adam.param_groups[0]["lr"] = way.svi.optim.pt_optim_args["lr"] = 0.0
-    assert way.baseline_epoch() == pytest.approx(package.table(), rel=1e-5)
-    assert way.table() == pytest.approx(package.table(), rel=1e-5)
-    nll = estimate_cll(package.cvae, package.val, num_particles=1).mean().item()
-    assert way.cvae_epoch() == pytest.approx(nll, rel=1e-4)

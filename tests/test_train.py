@@ -1,23 +1,36 @@
 import copy
+import io
 import itertools
 import math
+from functools import partial
 from typing import Any
 
 import pyro
 import pytest
 import torch
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.util import is_validation_enabled
 from torch import nn
+from tqdm import tqdm
 
 from cvae.baseline import BaselineNet, MaskedBCELoss
-from cvae.checkpoint import Checkpoint, FileError
-from cvae.config import TrainingConfig
+from cvae.config import PhaseConfig, TrainingConfig
 from cvae.data import make_loader
 from cvae.model import CVAE
-from cvae.train import EarlyStopping, History, TrainingError, train_baseline, train_cvae
+from cvae.train import (
+    BaselineTraining,
+    CVAETraining,
+    EarlyStopping,
+    History,
+    TrainingError,
+    make_phases,
+    train_baseline,
+    train_cvae,
+)
 
 from .conftest import HIDDEN_1, HIDDEN_2, Z_DIM, assert_same_weights
 
+VAL = [9.0] * 3 + [7.0] * 3 + [8.0] * 3  # of three epochs of three batches
 both_elbos = pytest.mark.parametrize("elbo", [TraceMeanField_ELBO, Trace_ELBO])
 PATIENT: dict[str, Any] = dict(early_stop_patience=99, learning_rate=1e-2)
 
@@ -70,27 +83,34 @@ def test_training_stops_early_with_the_weights_of_the_best_epoch(few, patience, 
 
 
 @pytest.mark.parametrize(
-    "val, first_phase, best",
-    [([3, 2, 4], 3, 2), ([1, 2, 4], 2, 3), ([1, 2, 5, 4, 4], 2, 4), ([1], 1, 1), ([2, 1], 2, 2)],
+    "val, objectives, best",
+    [
+        ([3, 2, 4], [1, 1, 1], 2),
+        ([1, 2, 4], [1, 1, 2], 3),
+        ([1, 2, 5, 4, 4], [1, 1, 2, 2, 2], 4),
+        ([2, 1], [1, 2], 2),
+    ],
 )
-def test_epochs_are_compared_within_their_phase(val, first_phase, best):
+def test_only_losses_of_one_objective_are_compared(val, objectives, best):
     """A lower loss before the bound changed says nothing about those after it."""
-    history = History([{"val": loss} for loss in val], first_phase=first_phase)
+    epochs = zip(val, objectives, strict=True)
+    history = History([{"val": loss, "objective": number} for loss, number in epochs])
     assert (history.best_epoch, history.best_loss) == (best, val[best - 1])
 
 
 @pytest.mark.parametrize(
-    "options, epochs, before",
+    "options, num_epochs, expected",
     [
-        ({}, 10, 10),
-        ({"last_phase": 0.5}, 10, 10),  # nothing changes in it
-        ({"shift": 1}, 10, 8),
-        ({"bound_samples": 2, "last_phase": 0.34}, 3, 2),
-        ({"bound_samples": 2, "last_phase": 0.1}, 3, 3),
+        ({}, 10, [(8, 1, 0), (2, 1, 0)]),  # the same, so that it does not matter
+        ({"shift": 1}, 10, [(8, 1, 1), (2, 1, 0)]),
+        ({"shift": 1, "bound_samples": 5}, 40, [(32, 1, 1), (8, 5, 0)]),
+        ({"bound_samples": 2, "last_phase": 0.34}, 3, [(2, 1, 0), (1, 2, 0)]),
+        ({"bound_samples": 2, "last_phase": 0.1}, 3, [(3, 1, 0), (0, 2, 0)]),
     ],
 )
-def test_last_phase_is_a_fraction_of_the_epochs(options, epochs, before):
-    assert TrainingConfig(num_epochs=epochs, **options).first_phase(7) == before
+def test_last_phase_is_a_fraction_of_the_epochs(options, num_epochs, expected):
+    phases = make_phases(PhaseConfig(**options), num_epochs, TraceMeanField_ELBO())
+    assert [(p.num_epochs, p.elbo.num_particles, p.shift) for p in phases] == expected
 
 
 def test_phases_have_their_own_images_and_bounds(few, monkeypatch):
@@ -110,8 +130,8 @@ def test_phases_have_their_own_images_and_bounds(few, monkeypatch):
 
     monkeypatch.setattr(cvae, "model", watch_model)
     monkeypatch.setattr(cvae.generation_net, "logits", watch_logits)
-    training = TrainingConfig(num_epochs=4, shift=5, bound_samples=3, last_phase=0.5, **PATIENT)
-    history = train_cvae(cvae, few, training)
+    phases = PhaseConfig(shift=5, bound_samples=3, last_phase=0.5)
+    history = train_cvae(cvae, few, TrainingConfig(num_epochs=4, **PATIENT), phases)
     first = [[True, False, 1]] * 3 + [[False, True, 1]] * 3  # training, whole images, samples
     last = [[True, True, 3]] * 3 + [[False, True, 3]] * 3
     assert seen == 2 * first + 2 * last
@@ -170,7 +190,7 @@ def test_loss_that_is_not_finite_names_its_run_epoch_and_split(few, split):
             net.fc2.weight[0, 0] = math.nan
         problem = "^1 quadrant, baseline, epoch 1/7: the train loss is nan: .*--learning-rate$"
         with pytest.raises(TrainingError, match=problem):
-            train_baseline(net, few, TrainingConfig(num_epochs=7), name="1 quadrant")
+            BaselineTraining(net, few, TrainingConfig(num_epochs=7), name="1 quadrant").run()
     else:
         with pytest.raises(TrainingError, match="^CVAE, epoch 2/7: the val loss is nan"):
             train_cvae(cvae, few, TrainingConfig(num_epochs=7), elbo=elbo)
@@ -206,19 +226,6 @@ def test_cvae_takes_the_steps_of_pyros_svi(few, elbo):
         svi.step(batch["input"], batch["output"])
     for name, value in by_svi.state_dict().items():
         torch.testing.assert_close(cvae.state_dict()[name], value, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("images", [4, 20])
-def test_gradients_of_the_mean_loss_are_clipped(few, images, monkeypatch):
-    """A plain gradient step is as long as the greatest norm, times the images of the batch."""
-    sgd = torch.optim.SGD
-    monkeypatch.setattr("cvae.optimizer.AdamW", lambda parameters, **_: sgd(parameters, lr=1))
-    few["train"] = make_loader(torch.utils.data.Subset(few["val"].dataset, range(images)), images)
-    _, cvae = small_nets()
-    before = nn.utils.parameters_to_vector(cvae.parameters()).detach()
-    train_cvae(cvae, few, TrainingConfig(num_epochs=1, max_grad_norm=0.01))
-    moved = nn.utils.parameters_to_vector(cvae.parameters()).detach() - before
-    assert moved.norm().item() == pytest.approx(0.01 * images, rel=1e-2)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -267,85 +274,79 @@ def test_no_step_of_the_baseline_waits_for_its_loss(few, monkeypatch):
     assert [key for key, _ in itertools.groupby(events)] == ["read", *["step", "read"] * 2]
 
 
-class Interrupted(Exception):
-    pass
+def make_training(kind, few, phases=PhaseConfig(), seed=0, **options):
+    """Let epochs depend on dropout, moments, the learning rate, the phase and shuffled batches."""
+    pyro.set_rng_seed(seed)
+    baseline, cvae = small_nets(dropout=0.5)
+    config = TrainingConfig(num_epochs=4, weight_decay=0.1, **PATIENT, **options)
+    if kind is BaselineTraining:
+        return BaselineTraining(baseline, few, config)
+    return CVAETraining(cvae, few, config, phases)
 
 
-class InterruptedCheckpoint(Checkpoint):
-    """Interrupts training once so many epochs are saved."""
-
-    def __init__(self, path, after):
-        path.unlink(missing_ok=True)
-        super().__init__(path, {})
-        self.after = after
-
-    def save(self, **parts):
-        super().save(**parts)
-        if len(next(iter(parts.values()))["epochs"]) == self.after:
-            raise Interrupted
+PHASES = PhaseConfig(shift=1, bound_samples=2, last_phase=0.5)
+CASES = [(BaselineTraining, {}), (CVAETraining, {}), (CVAETraining, {"phases": PHASES})]
+CASES += [(kind, {"schedule": "one-cycle"}) for kind in (BaselineTraining, CVAETraining)]
 
 
-PHASES = {"shift": 1, "bound_samples": 2, "last_phase": 0.5}
+@pytest.mark.parametrize("kind, options", CASES)
+def test_training_resumed_from_its_state_ends_as_if_it_had_not_been_interrupted(few, kind, options):
+    def losses(training):
+        return [(epoch["train"], epoch["val"]) for epoch in training.history.epochs]
+
+    whole = make_training(kind, few, **options)
+    assert list(whole) == [1, 2, 3, 4] and len(set(losses(whole))) == 4
+    assert whole.state_dict().keys() == {"epochs", "best"}
+    for after in range(1, 4):
+        cut = make_training(kind, few, **options)
+        for epoch in cut:
+            if epoch == after:
+                break
+        state, random_state = copy.deepcopy(cut.state_dict()), torch.get_rng_state()
+        resumed = make_training(kind, few, seed=after, **options)  # of other weights
+        resumed.load_state_dict(state)
+        torch.set_rng_state(random_state)
+        assert list(resumed) == list(range(after + 1, 5)) and losses(resumed) == losses(whole)
+        assert_same_weights(resumed.net, whole.net)
 
 
-@pytest.mark.parametrize("options", [{}, {"schedule": "one-cycle"}, PHASES])
-@pytest.mark.parametrize("train", [train_baseline, train_cvae])
-def test_training_interrupted_at_any_epoch_ends_as_if_it_had_not_been(
-    few, tmp_path, train, options
-):
-    """Epochs depend on shuffled batches, dropout, moments, the learning rate and the phase."""
-    training = TrainingConfig(num_epochs=4, weight_decay=0.1, **PATIENT, **options)
-
-    def run(seed, checkpoint=None):
-        pyro.set_rng_seed(seed)
-        nets = small_nets(dropout=0.5)
-        net = nets[0 if train is train_baseline else 1]
-        history = train(net, few, training, checkpoint=checkpoint)
-        return net, [(epoch["train"], epoch["val"]) for epoch in history.epochs]
-
-    whole, expected = run(0)
-    assert len(set(expected)) == 4
-    for after in range(1, 5):
-        path = tmp_path / "checkpoint.pt"
-        with pytest.raises(Interrupted):
-            run(0, InterruptedCheckpoint(path, after))
-        net, epochs = run(after, Checkpoint(path, {}))  # from other weights and random numbers
-        assert epochs == expected
-        assert_same_weights(net, whole)
+def test_body_of_the_loop_runs_outside_pyros_scope_and_may_break(few):
+    """With the net as the epoch left it; the best weights are loaded on request."""
+    pyro.param("somebody's", torch.ones(2))
+    _, cvae = small_nets()
+    training = CVAETraining(cvae, few, TrainingConfig(num_epochs=9), elbo=ScriptedELBO(cvae, VAL))
+    for epoch in training:
+        assert list(pyro.get_param_store()) == ["somebody's"] and is_validation_enabled()
+        if epoch == 3:
+            break
+    last, best = copy.deepcopy(cvae.state_dict()), training.best_weights
+    assert training.history.best_epoch == 2 and not training.finished
+    training.load_best()
+    name = "prior_net.fc1.weight"
+    assert torch.equal(cvae.state_dict()[name], best[name])
+    assert not torch.equal(last[name], best[name]) and not cvae.training
 
 
-def test_snapshots_are_taken_after_each_epoch_and_resumed(few, tmp_path):
-    path, training = tmp_path / "checkpoint.pt", TrainingConfig(num_epochs=4, **PATIENT)
-    interrupted = InterruptedCheckpoint(path, after=2)
-    with pytest.raises(Interrupted):
-        train_cvae(small_nets()[1], few, training, checkpoint=interrupted, snapshot=torch.tensor)
-    options: dict[str, Any] = dict(
-        checkpoint=Checkpoint(path, {}), snapshot=lambda epoch: torch.tensor(10 * epoch)
-    )
-    history = train_cvae(small_nets()[1], few, training, **options)
-    assert [snapshot.item() for snapshot in history.snapshots] == [1, 2, 30, 40]
+def test_optimizer_knows_the_size_of_each_batch(few):
+    """Which clips gradients of sums by the mean."""
+    training, sizes = BaselineTraining(small_nets()[0], few, TrainingConfig(num_epochs=1)), []
+    record = lambda *_: sizes.append(training.optimizer.batch_size)  # noqa: E731
+    training.optimizer.adamw.register_step_pre_hook(record)
+    training.run()
+    assert sizes == [8, 8, 4]
 
 
 @pytest.mark.parametrize(
-    "keys, value",
-    [
-        (["epochs"], 3),
-        (["weights", "prior_net.fc1.bias"], torch.ones(7)),
-        (["optimizer", "moments", "theirs"], {}),
-        (["random"], [{"cpu": torch.zeros(3)}]),
-    ],
+    "terminal, bar, shown", [(True, True, True), (True, False, False), (False, True, False)]
 )
-def test_part_that_does_not_fit_is_refused_by_name(few, tmp_path, keys, value):
-    path, training = tmp_path / "checkpoint.pt", TrainingConfig(num_epochs=4)
-    with pytest.raises(Interrupted):
-        train_cvae(small_nets()[1], few, training, checkpoint=InterruptedCheckpoint(path, after=1))
-    checkpoint = Checkpoint(path, {})
-    content = checkpoint.parts["CVAE"]
-    for key in keys[:-1]:
-        content = content[key]
-    content[keys[-1]] = value
-    with pytest.raises(FileError, match="checkpoint.pt is damaged, or of another version"):
-        train_cvae(small_nets()[1], few, training, checkpoint=checkpoint)
+def test_bar_with_the_loss_is_for_terminals(few, monkeypatch, terminal, bar, shown):
+    monkeypatch.setattr("cvae.train.SHOW_EVERY", 2)
+    monkeypatch.setattr("cvae.train.tqdm", partial(tqdm, mininterval=0))
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr("sys.stderr", stream)
+    BaselineTraining(small_nets()[0], few, TrainingConfig(num_epochs=1), bar=bar).run()
+    assert [part in stream.getvalue() for part in ("baseline, epoch 1/1", "loss=")] == [shown] * 2
 
 
 @pytest.mark.parametrize(
@@ -366,18 +367,20 @@ def test_losses_of_shifted_training_are_compared_over_all_epochs(few):
     """Shifts change no bound, and validation is without them."""
     elbo = ScriptedELBO(small_nets()[1], [3, 1, 2])
     few["val"] = make_loader(few["val"].dataset, 20)
-    training = TrainingConfig(num_epochs=3, shift=1, last_phase=0.34)
-    assert train_cvae(elbo.cvae, few, training, elbo=elbo).best_epoch == 2
+    phases = PhaseConfig(shift=1, last_phase=0.34)
+    history = train_cvae(elbo.cvae, few, TrainingConfig(num_epochs=3), phases, elbo=elbo)
+    assert history.best_epoch == 2
 
 
-@pytest.mark.parametrize("last_phase", [0, 1, math.nan])
-def test_fraction_out_of_range_is_refused(last_phase):
-    with pytest.raises(ValueError, match="last_phase must be above 0 and below 1"):
-        TrainingConfig(last_phase=last_phase)
-
-
-@pytest.mark.parametrize("wrong", [{"schedule": "cosine"}, {"precision": "float16"}])
-def test_unknown_names_are_refused(wrong):
-    ((name, value),) = wrong.items()
-    with pytest.raises(ValueError, match=f"unknown {name} '{value}'; choose "):
-        TrainingConfig(**wrong)
+@pytest.mark.parametrize(
+    "config, options, complaint",
+    [
+        (PhaseConfig, {"last_phase": 0}, "last_phase must be above 0 and below 1, not 0"),
+        (PhaseConfig, {"last_phase": math.nan}, "last_phase must be above 0 and below 1, not nan"),
+        (TrainingConfig, {"schedule": "cosine"}, "unknown schedule 'cosine'; choose constant or"),
+        (TrainingConfig, {"precision": "float16"}, "unknown precision 'float16'; choose float32"),
+    ],
+)
+def test_options_out_of_their_limits_are_refused(config, options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        config(**options)

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from cvae.checkpoint import FileError
-from cvae.config import Config
 from cvae.data import MaskImages
 from cvae.estimators import estimate_cll
+from cvae.experiment.folder import save_weights
+from cvae.experiment.options import Config, Run
+from cvae.files import FileError
 from cvae.model import CVAE
-from cvae.results import save_weights
 from cvae.trained import TrainedCVAE
 
 from .conftest import HIDDEN_1, HIDDEN_2, Z_DIM
@@ -25,7 +25,7 @@ def folder(request, tmp_path):
     names = ("activation", "generation_input", "residual_blocks")
     options: dict[str, Any] = dict(zip(names, request.param, strict=True))
     net = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, **options)
-    save_weights(Config(output_dir=tmp_path), 0, 1, {"cvae": net})
+    save_weights(Run(Config(output_dir=tmp_path), 0, 1), {"cvae": net})
     write_metrics(tmp_path, options)
     return tmp_path
 

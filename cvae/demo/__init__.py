@@ -1,6 +1,5 @@
 """A page that completes what you draw: ``demo.html``, one file without a server or a network."""
 
-import ast
 import base64
 import hashlib
 import json
@@ -13,13 +12,14 @@ import pyro
 import torch
 from torch import Tensor
 
-from cvae.animation import choose_inputs
-from cvae.checkpoint import FileError, atomic_write
-from cvae.config import FILES, SEED_FOLDER, Config, DataError, UsageError, setting_name
-from cvae.console import EXPECTED_ERRORS, one_line
-from cvae.data import CVAEMNIST, get_data
+from cvae.data import CVAEMNIST
 from cvae.demo.weights import LOW_BITS, encode, extract
 from cvae.evaluate import with_error
+from cvae.experiment.console import EXPECTED_ERRORS, one_line
+from cvae.experiment.inputs import choose_inputs
+from cvae.experiment.metrics import read_metrics
+from cvae.experiment.options import Config, DataConfig, setting_name
+from cvae.files import FILES, SEED_FOLDER, DataError, FileError, UsageError, atomic_write
 from cvae.own_images import has_bright_background
 from cvae.trained import TrainedCVAE
 
@@ -57,8 +57,9 @@ def find_folders(folder: Path) -> list[Path]:
     Raises:
         FileError: its ``metrics.json`` is missing or damaged.
     """
-    runs = _read_metrics(folder).get("runs")
-    return [folder / SEED_FOLDER.format(seed=run["seed"]) for run in runs] if runs else [folder]
+    runs = read_metrics(folder)["runs"]
+    several = [folder / SEED_FOLDER.format(seed=run["seed"]) for run in runs]
+    return several if len(several) > 1 else [folder]
 
 
 def write_demo(folder: Path, data_dir: Path) -> Path:
@@ -72,32 +73,39 @@ def write_demo(folder: Path, data_dir: Path) -> Path:
         FileError: a file is missing, damaged, or of networks that the page does not compute.
         OSError: the page can't be written.
     """
-    metrics, settings = _read_metrics(folder), []
+    metrics, settings = read_metrics(folder), []
     try:
-        options = {k: ast.literal_eval(metrics["arguments"].get(k, "None")) for k in OF_DATA}
-        options = {key: value for key, value in options.items() if value is not None}
-        options |= {"dataset": metrics["dataset"], "data_dir": data_dir}
+        (run,) = metrics["runs"]
+        options = {name: metrics["arguments"].get(name) for name in OF_DATA}
+        options = {name: value for name, value in options.items() if value is not None}
+        data = DataConfig(dataset=metrics["dataset"], data_dir=data_dir, **options)
         models = {
             n: TrainedCVAE.load(folder, n)
             for n in (1, 2, 3)
-            if f"q{n}" in metrics["results"] and (folder / FILES["cvae"].format(n=n)).exists()
+            if f"q{n}" in run["results"] and (folder / FILES["cvae"].format(n=n)).exists()
         }
         if not models:
             raise FileError(f"{folder} holds no trained model that was evaluated")
-        datasets, _, _ = get_data(min(models), 100, **options)
+        datasets, _, _ = data.get_data(min(models))
         images = _choose_images(datasets)
         for n, trained in models.items():
             if trained.known.shape != images.shape[1:]:
                 raise FileError("the data set holds images of another size than the model's")
-            settings.append({"known": n, **_make_setting(trained, images), **_rows(metrics, n)})
+            settings.append(
+                {
+                    "known": n,
+                    **_make_setting(trained, images),
+                    **_rows(metrics["splits"], run["results"][f"q{n}"]),
+                }
+            )
         page: dict[str, Any] = {"shape": list(images.shape[1:]), "settings": settings}
-        page |= {"recipe": metrics["recipe"], "seed": metrics["seed"]}
+        page |= {"recipe": metrics["recipe"], "seed": run["seed"]}
         page["examples"] = _text(images.numpy().tobytes())
         # Strokes are bright where the border is dark; other images are shown as they are.
         page["photo"] = has_bright_background(images.numpy())
     except (DataError, FileError, UsageError):
         raise
-    except (AttributeError, LookupError, RuntimeError, SyntaxError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = (
             "is damaged, or of another version, or the model is one that the page can't compute"
         )
@@ -105,16 +113,6 @@ def write_demo(folder: Path, data_dir: Path) -> Path:
     with atomic_write(folder / FILES["demo"]) as file:
         file.write(_fill(page).encode())
     return folder / FILES["demo"]
-
-
-def _read_metrics(folder: Path) -> dict[str, Any]:
-    path = folder / FILES["metrics"]
-    try:
-        return dict(json.loads(path.read_bytes()))
-    except OSError as error:
-        raise FileError(f"{path} can't be read ({error.strerror})") from error
-    except (TypeError, ValueError) as error:
-        raise FileError(f"{path} is damaged") from error
 
 
 def _choose_images(datasets: dict[str, CVAEMNIST]) -> Tensor:
@@ -148,16 +146,16 @@ def _predict(trained: TrainedCVAE, image: Tensor) -> bytes:
     return (255 * completion[0, ~trained.known.flatten()]).round().byte().numpy().tobytes()
 
 
-def _rows(metrics: dict[str, Any], n: int) -> dict[str, Any]:
+def _rows(splits: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
     """Return the rows of the table that stands below the completions."""
-    split, result = list(metrics["results"][f"q{n}"].items())[-1]
+    split, result = list(results.items())[-1]
     rows = []
     for row, name in ROWS.items():
         value = result["rows"][row]
         particles = value["num_particles"]
         samples = f", {particles:,} particles" if particles else ""
         rows.append([name + samples, with_error(value["mean"], value["standard_error"])])
-    images = metrics["splits"][split]
+    images = splits[split]
     return {"rows": rows, "images": f"{images['name']} ({images['images']:,} images)"}
 
 

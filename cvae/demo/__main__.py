@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cvae.config import folder
-from cvae.console import EXPECTED_ERRORS, OneLineParser, one_line
 from cvae.demo import find_folders, write_demo
+from cvae.experiment.command_line import OneLineParser, folder
+from cvae.experiment.console import EXPECTED_ERRORS, one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cvae.baseline import BaselineNet
-from cvae.checkpoint import FileError
+from cvae.files import FileError
 from cvae.model import Decoder, Encoder
 from cvae.trained import TrainedCVAE
 

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import torch
 
-import main as program
 from cvae.datasets import load_images
-from tests.faults import coarse, end_of_group, outcome
+from tests.faults import end_of_group, outcome
+from tests.faults.coarse import main as program
 
 WORDS = "--dataset mnist-5k --subset 400 -n 4 -p 2 --num-importance-samples 8 -vi 3 -vs 2 -nq 1 3"
 STEPS = ("fsync", "replace", "unlink")  # of writing a file
@@ -89,7 +89,6 @@ def fork(words: list[str], log: Path, step: int | None = None) -> int:
         output = os.open(log, os.O_WRONLY | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        sys.modules["__main__"] = coarse  # which children import
         if step is not None:
             die_at(step)
         status = program.main(words)

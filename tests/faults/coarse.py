@@ -2,12 +2,13 @@
 
 import sys
 
+import cvae.experiment.pictures
 import cvae.figures
-import cvae.results
 import main
 
 cvae.figures.DPI = 40
-cvae.results.NUM_DIVERSITY_SAMPLES = 20
+cvae.experiment.pictures.NUM_DIVERSITY_SAMPLES = 20
+main.__file__ = __file__  # which children run
 
 if __name__ == "__main__":
     sys.exit(main.main())

@@ -35,9 +35,9 @@ class Package:
         self.loaders = {"train": loaders["train"], "val": loader.make_loader(self.val, 1000)}
         self.baseline = BaselineNet(500, 500)
         self.cvae: Any = CVAE(200, 500, 500, self.baseline)
-        for each in (many["train"], self.val):
-            if hasattr(each, "cache_baseline_predictions"):
-                each.cache_baseline_predictions(self.cvae.baseline_predictions)
+        for split in (many["train"], self.val):
+            if hasattr(split, "cache_baseline_predictions"):
+                split.cache_baseline_predictions(self.cvae.baseline_predictions)
 
     def baseline_epoch(self) -> float:
         history = self.train.train_baseline(self.baseline, self.loaders, self.one_epoch)

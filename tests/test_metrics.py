@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from cvae.checkpoint import Checkpoint
-from cvae.config import Config, DataConfig, UsageError
 from cvae.evaluate import Estimate, Evaluation
-from cvae.results import Table, open_checkpoint, save_weights, write_results, write_summary
+from cvae.experiment.folder import lock_folder, open_checkpoint, save_weights
+from cvae.experiment.metrics import read_metrics, write_results, write_summary
+from cvae.experiment.options import Config, DataConfig, Run
 
 ROWS = ["NN (baseline)", "CVAE (Monte Carlo)", "CVAE (prior sampling)"]
 ROWS += ["CVAE (importance sampling)", "Performance gap"]
@@ -28,7 +28,7 @@ def evaluation(start: float) -> Evaluation:
 
 def save_run(config: Config, seed: int, n: int, start: float, splits=("val",)) -> None:
     """Save the checkpoint of a run that was evaluated to such numbers."""
-    open_checkpoint(config, seed, n).save(
+    open_checkpoint(Run(config, seed, n)).save(
         evaluation={
             "options": dict(vars(config.evaluation)),
             "evaluations": {split: asdict(evaluation(start)) for split in splits},
@@ -47,7 +47,7 @@ def config(tmp_path) -> Config:
 def test_files_hold_every_number_and_where_it_comes_from(config, tmp_path, capsys):
     save_run(config, 7, 1, 100)
     save_run(config, 7, 3, 20)
-    open_checkpoint(config, 7, 2).save()  # not evaluated yet
+    open_checkpoint(Run(config, 7, 2)).save()  # not evaluated yet
     write_results(config, 7)
     table = pd.read_csv(tmp_path / "results.csv", index_col=0)
     assert list(table.index) == ROWS and list(table.columns) == ["1 quadrant", "3 quadrants"]
@@ -67,10 +67,14 @@ def test_files_hold_every_number_and_where_it_comes_from(config, tmp_path, capsy
             assert part in source
     assert "| CVAE (Monte Carlo) | 101.2 ± 0.5 | 21.2 ± 0.5 |" in text
     assert "Active latents" not in text
-    assert (metrics["image_shape"], metrics["seed"], metrics["seconds"]) == ([28, 28], 7, 5)
-    assert metrics["arguments"]["num_particles"] == "10" and metrics["dataset"] == "mnist-5k"
-    assert metrics["splits"]["val"] == SPLITS["val"] and set(metrics["settings"]) == {"q1", "q3"}
-    assert metrics["results"]["q3"]["val"] == json.loads(json.dumps(asdict(evaluation(20))))
+    (run,) = metrics["runs"]
+    assert (metrics["image_shape"], run["seed"], run["seconds"]) == ([28, 28], 7, 5)
+    assert metrics["splits"]["val"] == SPLITS["val"] and metrics["dataset"] == "mnist-5k"
+    values = {"num_particles": 10, "learning_rate": 1e-3, "subset": None, "binarize": False}
+    assert values.items() <= metrics["arguments"].items()
+    assert metrics["arguments"]["max_grad_norm"] is None  # no limit, for which JSON has no number
+    assert set(run["settings"]) == set(run["results"]) == {"q1", "q3"}
+    assert run["results"]["q3"]["val"] == json.loads(json.dumps(asdict(evaluation(20))))
 
     write_summary(config)
     assert capsys.readouterr().out.strip() == text.strip()
@@ -108,39 +112,35 @@ def test_seeds_are_averaged_and_their_spread_shown(config, tmp_path):
     text = (tmp_path / "results.md").read_text()
     assert "mean of seeds 0, 1, 2 ± standard deviation over them" in text
     assert "| NN (baseline) | 13.2 ± 3.6 |" in text
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    metrics, of_one = read_metrics(tmp_path), read_metrics(tmp_path / "seed_1")
     assert [run["seed"] for run in metrics["runs"]] == [0, 1, 2]
+    assert metrics.keys() == of_one.keys() and metrics["runs"][1:2] == of_one["runs"]
 
 
-def test_values_have_as_many_decimals_as_errors_have_meaning():
-    rows = {"a": Estimate(12.3456, 0.0123, 9, 1), "b": Estimate(12.3456, None, 1, 1)}
-    table = Table.of_run({1: {"val": Evaluation(rows, {})}}, "caption")
-    assert "| a | 12.35 ± 0.01 |\n| b | 12.3 |" in table.markdown()
-
-
-def test_evaluation_is_restored_as_it_was(tmp_path):
-    checkpoint = Checkpoint(tmp_path / "file.pt", {})
-    checkpoint.save(evaluation=asdict(evaluation(3)))
-    saved = Checkpoint(tmp_path / "file.pt", {}).parts["evaluation"]
-    assert Evaluation.from_dict(saved) == evaluation(3)
-
-
-def test_folders_without_newer_options_are_resumed(config):
-    save_run(config, 0, 1, 10.0)
-    path = config.path("checkpoint", 0, 1)
-    saved = torch.load(path, weights_only=True)
-    for option in ("residual_blocks", "shift", "bound_samples", "last_phase"):
-        del saved["config"][option]
-    torch.save(saved, path)
-    assert open_checkpoint(config, 0, 1).parts.keys() == saved["parts"].keys()
-    blocks = replace(config, model=replace(config.model, residual_blocks=1))
-    with pytest.raises(UsageError, match="residual blocks 0 there, 1 here"):
-        open_checkpoint(blocks, 0, 1)
+def test_metrics_of_an_older_version_are_read_in_todays_layout(tmp_path):
+    old = {"seed": 3, "settings": {"q1": {}}, "results": {"q1": {}}, "dataset": "mnist"}
+    old["arguments"] = {"activation": "silu", "subset": "None", "binarize": "True", "holdout": "7"}
+    (tmp_path / "metrics.json").write_text(json.dumps(old))
+    metrics = read_metrics(tmp_path)
+    values = {"activation": "silu", "subset": None, "binarize": True, "holdout": 7}
+    assert metrics["arguments"] == values and metrics["dataset"] == "mnist"
+    assert metrics["runs"] == [{"seed": 3, "settings": {"q1": {}}, "results": {"q1": {}}}]
 
 
 def test_weights_are_plain_state_dicts(config, tmp_path):
     net = torch.nn.Linear(2, 3)
-    save_weights(config, 7, 2, {"baseline": net, "cvae": net})
+    save_weights(Run(config, 7, 2), {"baseline": net, "cvae": net})
     assert {path.name for path in tmp_path.iterdir()} == {"baseline_net_q2.pth", "cvae_net_q2.pth"}
     weights = torch.load(tmp_path / "cvae_net_q2.pth", weights_only=True)
     assert list(weights) == ["weight", "bias"] and torch.equal(weights["weight"], net.weight)
+
+
+def test_locked_folder_is_made_and_refuses_another(tmp_path):
+    with lock_folder(tmp_path / "a" / "b"):
+        with pytest.raises(OSError, match="another run is writing to .*b: wait for it"):
+            with lock_folder(tmp_path / "a" / "b"):
+                pass
+        with lock_folder(tmp_path / "other"):
+            pass
+    with lock_folder(tmp_path / "a" / "b"):
+        pass

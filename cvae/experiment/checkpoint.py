@@ -1,0 +1,154 @@
+"""What makes a run resume: its checkpoint, and the random numbers of its stages."""
+
+import contextlib
+import copy
+import logging
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cvae import distributed
+from cvae.files import FileError, UsageError, atomic_write, read_tensors
+from cvae.train import Training
+
+__all__ = ["Checkpoint", "random_state", "seed_stage", "set_random_state"]
+
+logger = logging.getLogger(__name__)
+
+VERSION = 2  # of what a file holds
+
+
+class Checkpoint:
+    """One file with all that it takes to resume a run, replaced as a whole with every save.
+
+    Args:
+        path: of the file; if it is there, it is read.
+        config: what the trained nets depend on, plain values by name.
+
+    Attributes:
+        parts: plain values and tensors by name: the training of each net, and the evaluation.
+
+    Raises:
+        FileError: the file is damaged, or of another version.
+        UsageError: it is of a run with another config; the message names what differs.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+        self.path, self.config, self.parts = path, config, dict[str, Any]()
+        if path.exists():
+            with self.reading():
+                saved = read_tensors(path)
+                if saved["version"] != VERSION:
+                    raise ValueError
+                self._compare(saved["config"])
+                self.parts = saved["parts"]
+
+    def _compare(self, there: dict[str, Any]) -> None:
+        differences = [
+            f"{name.replace('_', ' ')} {there.get(name)} there, {self.config.get(name)} here"
+            for name in self.config | there
+            if there.get(name) != self.config.get(name)
+        ]
+        if differences:
+            advice = "repeat those, choose another --output-dir, or start afresh with --overwrite"
+            reason = f"{self.path} is of a run with other options ({'; '.join(differences)})"
+            raise UsageError(f"{reason}: {advice}")
+
+    def save(self, **parts: Any) -> None:
+        """Add or replace parts, of which it keeps copies, and write the file."""
+        self.parts |= copy.deepcopy(parts)
+        with atomic_write(self.path) as file:
+            torch.save({"version": VERSION, "config": self.config, "parts": self.parts}, file)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Turn whatever wrong content of the file leads to into one line that names it.
+
+        Raises:
+            FileError: in place of that.
+        """
+        try:
+            yield
+        except UsageError:
+            raise
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            advice = "delete it, or start afresh with --overwrite"
+            raise FileError(f"{self.path} is damaged, or of another version: {advice}") from error
+
+    def each_epoch(
+        self, training: Training, snapshots: list[Tensor] | None = None
+    ) -> Iterator[int]:
+        """Iterate over a training, which begins after the last epoch that is saved.
+
+        Each epoch is saved and logged once the body of the loop is through with it.  If the body
+        raises, the epoch is not saved, and is repeated when the run is resumed.
+
+        Args:
+            training: saved under its ``part``.
+            snapshots: what the body appends after each epoch, which is saved and loaded with it.
+
+        Returns:
+            An iterator over the numbers of the epochs, from 1.
+
+        Raises:
+            FileError: what is saved does not fit the training.
+            OSError: the file can't be written.
+            TrainingError: the training's.
+        """
+        snapshots = [] if snapshots is None else snapshots
+        if training.part in self.parts:
+            with self.reading():
+                saved = copy.deepcopy(self.parts[training.part])  # the optimizer changes its state
+                training.load_state_dict(saved)
+                snapshots[:] = saved["snapshots"]
+                if not training.finished:
+                    if distributed.rank() < len(saved["random"]):  # else saved by fewer processes
+                        set_random_state(saved["random"][distributed.rank()])
+                    epochs = len(training.history.epochs)
+                    logger.info("%s: resumed after epoch %d", training.title, epochs)
+        for epoch in training:
+            yield epoch
+            random_states = distributed.gather(random_state(training.device))
+            if distributed.is_main():
+                state = training.state_dict() | {"snapshots": snapshots, "random": random_states}
+                self.save(**{training.part: state})
+            _log_epoch(training)
+
+
+def _log_epoch(training: Training) -> None:
+    """Log the losses of the last epoch, and how long the rest takes at most."""
+    history, number = training.history, len(training.history.epochs)
+    last = history.epochs[-1]
+    terms = " (reconstruction {reconstruction:.2f} + KL {kl:.2f})" if "kl" in last else ""
+    line = "training {train:.2f}, validation {val:.2f}" + terms + ", best {best:.2f} nats/image"
+    left = tqdm.format_interval((training.num_epochs - number) * history.seconds / number)
+    shown = line.format(**last, best=history.best_loss)
+    title = f"{training.title}, epoch {number}/{training.num_epochs}"
+    logger.info("%s: %s, %.1f s, at most %s left", title, shown, last["seconds"], left)
+
+
+def seed_stage(seed: int, *stage: object) -> None:
+    """Seed the random numbers of a stage of a run, so that it does not depend on those before."""
+    words = " ".join(map(str, (seed, *stage)))
+    pyro.set_rng_seed(random.Random(words).getrandbits(32))
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Return the state of PyTorch's random number generators, all that training draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Tensor]) -> None:
+    """Restore what :func:`random_state` returned."""
+    for device, values in state.items():
+        module = torch if device == "cpu" else torch.get_device_module(device)
+        module.set_rng_state(values)

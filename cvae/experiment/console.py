@@ -1,0 +1,114 @@
+"""The console: log lines, one-line errors, exit statuses, signals."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from tqdm import tqdm
+
+from cvae.experiment.options import Config
+from cvae.files import UsageError
+
+__all__ = ["EXPECTED_ERRORS", "exit_status", "one_line", "show_log"]
+
+logger = logging.getLogger("cvae")
+
+EXPECTED_ERRORS = (OSError, RuntimeError, MemoryError, UsageError)  # their message is enough
+
+
+def exit_status(run: Callable[[Config], None], config: Config) -> int:
+    """Run, report a failure or an interruption in one line, and leave the process as it was.
+
+    Returns:
+        0 if all went well, 1 for a run that failed, 2 for a bad command line, and 128 plus the
+        number of the signal that stopped the run.
+    """
+    received: list[int] = []
+    with contextlib.ExitStack() as stack:
+        rank, world_size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+        if rank.isdecimal() and rank != "0" and world_size not in ("", "1"):
+            nowhere = stack.enter_context(open(os.devnull, "w"))  # one process prints for all
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+        try:
+            with _interrupted_by_signals(received):
+                run(config)
+            return 0
+        except (*EXPECTED_ERRORS, KeyboardInterrupt) as error:
+            if config.debug:
+                traceback.print_exc()
+            status, reason = 1, f"error: {one_line(error)}"
+            if received:  # whatever a library made of the interruption
+                without = " without --overwrite" if config.overwrite else ""
+                status, name = 128 + received[0], signal.Signals(received[0]).name
+                advice = f"the same command{without} resumes after the last finished epoch"
+                reason = f"stopped by {name}: {advice}"
+            elif isinstance(error, UsageError):
+                status = 2
+            print(f"main.py: {reason}", file=sys.stderr)
+            return status
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def show_log(quiet: bool) -> Iterator[None]:
+    """Print the package's log lines, or its warnings only."""
+    handler = _Handler(sys.stdout)
+    level, formatwarning = logger.level, warnings.formatwarning
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    banner = "*" * 80
+    warnings.formatwarning = lambda text, *_, **__: f"\n{banner}\nWARNING: {text}\n{banner}\n\n"
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        warnings.formatwarning = formatwarning
+
+
+class _Handler(logging.StreamHandler):
+    """Print above the progress bar, and let the run fail if its output can't be written."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode():
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise
+
+
+@contextlib.contextmanager
+def _interrupted_by_signals(received: list[int]) -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into a ``KeyboardInterrupt``; a second one ends the process.
+
+    Only the main thread can be interrupted.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        for each in signals:
+            signal.signal(each, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    handlers = {each: signal.signal(each, interrupt) for each in signals}
+    try:
+        yield
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)

@@ -1,0 +1,165 @@
+"""What runs were evaluated to: saved in their checkpoints, written as tables and metrics.json."""
+
+import ast
+import json
+import logging
+import math
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+
+from cvae import distributed
+from cvae.data import CVAEMNIST
+from cvae.evaluate import Evaluation
+from cvae.experiment.checkpoint import Checkpoint
+from cvae.experiment.folder import open_checkpoints
+from cvae.experiment.options import Config
+from cvae.experiment.table import Table, make_caption, write_text
+from cvae.files import FILES, FileError
+from cvae.history import History
+
+__all__ = ["read_metrics", "save_evaluations", "saved_evaluations", "write_results"]
+__all__ += ["write_summary"]
+
+logger = logging.getLogger(__name__)
+
+
+def saved_evaluations(checkpoint: Checkpoint, config: Config) -> dict[str, Evaluation] | None:
+    """Return by split what a run was evaluated to with these numbers of samples, if it was."""
+    with checkpoint.reading():
+        saved = checkpoint.parts.get("evaluation", {"options": None})
+        if saved["options"] != vars(config.evaluation):
+            return None
+        return {split: Evaluation.from_dict(each) for split, each in saved["evaluations"].items()}
+
+
+def save_evaluations(
+    checkpoint: Checkpoint,
+    config: Config,
+    evaluations: dict[str, Evaluation],
+    datasets: dict[str, CVAEMNIST],
+    histories: dict[str, History],
+    seconds: float,
+) -> None:
+    """Save all that the table and ``metrics.json`` say of a run.
+
+    Args:
+        checkpoint, config: of the run.
+        evaluations, datasets: by split.
+        histories: of ``baseline`` and ``CVAE``.
+        seconds: that the evaluation took.
+    """
+    trainings: dict[str, Any] = {
+        net.lower(): {"epochs_run": len(history.epochs), "best_epoch": history.best_epoch}
+        | {"seconds": history.seconds, "epochs": history.epochs}
+        for net, history in histories.items()
+    }
+    versions = {"torch": str(torch.__version__), "pyro": pyro.__version__}
+    summary = trainings | {
+        "evaluation_seconds": seconds,
+        "seconds": sum(history.seconds for history in histories.values()) + seconds,
+        "device": datasets["train"].source.images.device.type,
+        "processes": distributed.world_size(),
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version()} | versions,
+    }
+    checkpoint.save(
+        evaluation={
+            "options": dict(vars(config.evaluation)),
+            "evaluations": {split: asdict(each) for split, each in evaluations.items()},
+            "splits": {k: {"name": data.name, "images": len(data)} for k, data in datasets.items()},
+            "summary": summary,
+        }
+    )
+
+
+def write_results(config: Config, seed: int) -> tuple[Table, dict[str, Any]] | None:
+    """Write the table and ``metrics.json`` of one seed, of all runs evaluated with these samples.
+
+    Returns:
+        The table and the metrics, if there is such a run.
+    """
+    results, settings, about = {}, {}, dict[str, Any]()
+    for n, checkpoint in open_checkpoints(config, seed).items():
+        if evaluations := saved_evaluations(checkpoint, config):
+            saved = checkpoint.parts["evaluation"]
+            results[n], settings[f"q{n}"] = evaluations, saved["summary"]
+            about = {"image_shape": checkpoint.config["image_shape"], "splits": saved["splits"]}
+    if not results:
+        return None
+    caption = f"{make_caption(config, about['splits'])}, seed {seed}"
+    table = Table.of_run(results, caption, config.diagnostics)
+    run = {
+        "seed": seed,
+        "seconds": sum(setting["seconds"] for setting in settings.values()),
+        "settings": settings,
+        "results": {f"q{n}": evaluations for n, evaluations in results.items()},
+    }
+    metrics = {
+        "caption": table.caption,
+        "unit": "nats per image, negative conditional log-likelihood",
+        "dataset": config.data.dataset,
+        "recipe": config.description,
+        # JSON has no infinity: a limit that is none is null
+        "arguments": {k: None if v == math.inf else v for k, v in config.result_options.items()},
+        **about,
+        "runs": [run],
+    }
+    table.write(config.folder(seed))
+    _write_metrics(config.folder(seed), metrics)
+    return table, metrics
+
+
+def write_summary(config: Config) -> None:
+    """Write and print the table of each seed, and of several seeds the means."""
+    written = [each for seed in config.seeds if (each := write_results(config, seed))]
+    tables, metrics = [table for table, _ in written], [each for _, each in written]
+    if len(tables) > 1:
+        runs = [run for of_seed in metrics for run in of_seed["runs"]]
+        seeds = ", ".join(str(run["seed"]) for run in runs)
+        caption = f"{make_caption(config, metrics[0]['splits'])}; mean of seeds {seeds}"
+        mean = Table.of_seeds(tables, caption)
+        mean.write(config.output_dir)
+        _write_metrics(config.output_dir, metrics[0] | {"caption": mean.caption, "runs": runs})
+        tables.append(mean)
+    for table in tables:
+        print(f"\n{table.markdown()}", flush=True)
+    folders = dict.fromkeys([config.output_dir, *map(config.folder, config.seeds)])
+    logger.info("Written to %s", ", ".join(map(str, folders)))
+
+
+def _write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
+    text = json.dumps(metrics, indent=2, default=asdict)
+    write_text(folder / FILES["metrics"], text + "\n")
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Read ``metrics.json`` in today's layout, also where an older version has written it.
+
+    Raises:
+        FileError: it is missing or damaged.
+    """
+    path = folder / FILES["metrics"]
+    try:
+        metrics = dict(json.loads(path.read_bytes()))
+        if "runs" not in metrics:  # of one seed, whose arguments were written as strings
+            metrics["runs"] = [{key: metrics[key] for key in ("seed", "settings", "results")}]
+            arguments = metrics["arguments"].items()
+            metrics["arguments"] = {key: _parse(value) for key, value in arguments}
+        return metrics
+    except OSError as error:
+        raise FileError(f"{path} can't be read ({error.strerror})") from error
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise FileError(f"{path} is damaged") from error
+
+
+def _parse(text: str) -> Any:
+    """Restore a value from what ``str`` made of it; words stay words."""
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text

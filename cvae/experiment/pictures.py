@@ -1,0 +1,151 @@
+"""The figures of a run: which images they show, what they say above them, and their files."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cvae import figures
+from cvae.baseline import is_missing
+from cvae.data import CVAEMNIST, MaskImages
+from cvae.evaluate import Evaluation, draw_samples, with_error
+from cvae.experiment.animation import make_gif, take_snapshot
+from cvae.experiment.checkpoint import seed_stage
+from cvae.experiment.inputs import choose_inputs
+from cvae.experiment.options import Run, setting_name
+from cvae.experiment.table import describe_split, write_text
+from cvae.files import atomic_write
+from cvae.history import History
+from cvae.model import CVAE
+
+__all__ = ["Pictures", "describe"]
+
+# The tutorial's table: NN and CVAE (Monte Carlo), nats per image, MNIST test set.
+TUTORIAL = {1: (100.4, 71.8), 2: (61.9, 51.0), 3: (25.4, 24.2)}
+
+NUM_PROBLEM_IMAGES = 4
+NUM_AMBIGUOUS = 4  # inputs of the diversity figure
+NUM_DIVERSITY_SAMPLES = 500  # for mean and standard deviation; the first of them are shown
+NUM_ANIMATED, FRAMES_PER_EPOCH = 3, 3
+ANIMATED_FROM = 30_000  # training images: there the animation takes about 1 % of the time
+
+
+def describe(datasets: Mapping[str, CVAEMNIST]) -> str:
+    """Name all splits, with the numbers of their images."""
+    return ", ".join(describe_split(data.name, len(data)) for data in datasets.values())
+
+
+class Pictures:
+    """All figures of a run, which show images of its last split.
+
+    Args:
+        run: whose figures they are.
+        datasets: by split.
+
+    Attributes:
+        snapshots: completions of a few inputs after each epoch of the CVAE, for the animation.
+    """
+
+    def __init__(self, run: Run, datasets: Mapping[str, CVAEMNIST]) -> None:
+        self.run, self.datasets = run, datasets
+        self.split, self.images = list(datasets.items())[-1]
+        self.inputs = choose_inputs(datasets["train"], self.images, NUM_AMBIGUOUS)
+        self.animated = self.images[self.inputs[:NUM_ANIMATED]]
+        self.snapshots: list[Tensor] = []
+        n = run.num_quadrant_inputs
+        self.setting = f"{self.images.name}, {setting_name(n)} known (outlined)"
+
+    def take_snapshot(self, cvae: CVAE, epoch: int) -> None:
+        """Complete the animation's inputs after an epoch of the CVAE."""
+        inputs, seed = self.animated["input"], self.run.seed
+        self.snapshots.append(take_snapshot(cvae, inputs, FRAMES_PER_EPOCH, seed, epoch))
+
+    def draw(
+        self, cvae: CVAE, histories: Mapping[str, History], evaluations: Mapping[str, Evaluation]
+    ) -> None:
+        """Draw all figures, and ``problem.png`` with the first run.
+
+        Args:
+            cvae: the trained model.
+            histories: of ``baseline`` and ``CVAE``.
+            evaluations: by split.
+        """
+        self._draw_training(histories)
+        self._draw_samples(cvae, evaluations[self.split])
+        self._draw_diversity(cvae)
+        if self.run.num_quadrant_inputs == self.run.config.num_quadrant_inputs[0]:
+            self._draw_problem()
+        many_images = len(self.datasets["train"]) >= ANIMATED_FROM
+        if many_images if self.run.config.animate is None else self.run.config.animate:
+            self._animate(histories["CVAE"])
+
+    def _draw_training(self, histories: Mapping[str, History]) -> None:
+        config, n = self.run.config, self.run.num_quadrant_inputs
+        epochs = {net: history.epochs for net, history in histories.items()}
+        best = {net: history.best_epoch for net, history in histories.items()}
+        table = figures.training_table(epochs, best)
+        write_text(self.run.path("losses"), table.to_csv(index=False, lineterminator="\n"))
+        title = f"{setting_name(n)} known; {describe(self.datasets)}; {config.description}"
+        data = config.data
+        changed = data.subset or data.holdout or data.binarize
+        all_of_mnist = data.dataset == "mnist" and not changed
+        reference = dict(zip(histories, TUTORIAL[n], strict=True)) if all_of_mnist else None
+        figure = figures.plot_training(table, f"{title}, seed {self.run.seed}", reference)
+        figures.save_figure(figure, self.run.path("training"))
+
+    def _draw_samples(self, cvae: CVAE, evaluation: Evaluation) -> None:
+        config = self.run.config
+        rows = evaluation.rows.items()
+        cll = {row: with_error(value.mean, value.standard_error) for row, value in rows}
+        title = (
+            f"{self.setting}; {len(self.images):,} images\n"
+            f"Negative CLL in nats per image, lower is better: NN {cll['NN (baseline)']}; CVAE "
+            f"{cll['CVAE (Monte Carlo)']} (Monte Carlo, {config.evaluation.num_particles} "
+            "particles)"
+        )
+        generator = torch.Generator().manual_seed(self.run.seed)
+        some = torch.randperm(len(self.images), generator=generator)[: config.num_images]
+        plot = figures.plot_samples
+        self._draw_completions("samples", plot, cvae, some, config.num_samples, title)
+
+    def _draw_diversity(self, cvae: CVAE) -> None:
+        title = (
+            f"{self.setting}: the baseline's one answer, and the CVAE's many (20 samples; mean "
+            f"and standard deviation of {NUM_DIVERSITY_SAMPLES})"
+        )
+        ambiguous, plot = self.inputs[1:] or self.inputs, figures.plot_diversity
+        self._draw_completions("diversity", plot, cvae, ambiguous, NUM_DIVERSITY_SAMPLES, title)
+
+    def _draw_completions(
+        self,
+        file: str,
+        plot: Callable[..., Figure],
+        cvae: CVAE,
+        rows: Any,
+        num_samples: int,
+        title: str,
+    ) -> None:
+        batch = self.images[rows]
+        seed_stage(self.run.seed, file)
+        samples = draw_samples(cvae, batch["input"], num_samples)
+        y_hat = cvae.baseline_predictions(batch["input"])
+        figure = plot(*_truth_and_known(batch), y_hat, samples, title)
+        figures.save_figure(figure, self.run.path(file))
+
+    def _draw_problem(self) -> None:
+        truth, _ = _truth_and_known(self.images[:NUM_PROBLEM_IMAGES])
+        masks = {m: MaskImages(m)({"original": truth[0]})["input"] for m in (1, 2, 3)}
+        known = {setting_name(m): ~is_missing(mask) for m, mask in masks.items()}
+        figures.save_figure(figures.plot_problem(truth, known), self.run.path("problem"))
+
+    def _animate(self, history: History) -> None:
+        gif = make_gif(history, self.snapshots, *_truth_and_known(self.animated), self.setting)
+        with atomic_write(self.run.path("animation")) as file:
+            file.write(gif)
+
+
+def _truth_and_known(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the whole images, shape (images, h, w), and which pixels are known, shape (h, w)."""
+    return batch["original"].squeeze(-3), ~is_missing(batch["input"][0])
