@@ -1,14 +1,12 @@
 """Predict the missing quadrants of a digit with a conditional variational auto-encoder (CVAE).
 
 For each number of known quadrants: train the baseline, train the CVAE on top of it, estimate the
-conditional log-likelihoods (CLL) of the validation images, and draw samples.  Every epoch is saved:
-after an interruption the same command resumes after the last finished one.
+conditional log-likelihoods (CLL), and draw samples.  The same command resumes an interrupted run.
 """
 
 import logging
 import sys
 import time
-from collections.abc import Sequence
 
 from tqdm import tqdm
 
@@ -16,18 +14,13 @@ from cvae import distributed
 from cvae.baseline import BaselineNet
 from cvae.demo import write_demos
 from cvae.evaluate import evaluate
+from cvae.experiment import metrics
 from cvae.experiment.checkpoint import seed_stage
 from cvae.experiment.command_line import parse_args
 from cvae.experiment.console import exit_status, show_log
 from cvae.experiment.folder import lock_folder, open_checkpoint, prepare, save_weights
 from cvae.experiment.jobs import CHILD, choose_jobs, run_child, run_side_by_side
-from cvae.experiment.metrics import (
-    save_evaluations,
-    saved_evaluations,
-    write_results,
-    write_summary,
-)
-from cvae.experiment.options import ELBOS, Config, Run
+from cvae.experiment.options import Config, Run
 from cvae.experiment.pictures import Pictures, describe
 from cvae.model import CVAE
 from cvae.train import BaselineTraining, CVAETraining
@@ -35,7 +28,7 @@ from cvae.train import BaselineTraining, CVAETraining
 logger = logging.getLogger("cvae")
 
 
-def run(config: Config) -> None:
+def run_all(config: Config) -> None:
     """Train, evaluate and draw every run: each seed with each number of known quadrants."""
     device, start = distributed.choose_device(config.device), time.perf_counter()
     with show_log(config.quiet), distributed.process_group(device), lock_folder(config.output_dir):
@@ -44,10 +37,10 @@ def run(config: Config) -> None:
         if num_jobs > 1:
             failed = run_side_by_side(config, num_jobs, __file__)
         else:
-            for one in config.runs():
-                train_and_evaluate(one)
+            for run in config.runs():
+                train_and_evaluate(run)
         if distributed.is_main():
-            write_summary(config)
+            metrics.write_summary(config)
             logger.info("Total time: %s", tqdm.format_interval(time.perf_counter() - start))
             write_demos(config)
         if failed:
@@ -58,25 +51,20 @@ def run(config: Config) -> None:
 def train_and_evaluate(run: Run) -> None:
     """Train, evaluate and draw one run: n known quadrants with one seed."""
     config, seed, n = run.config, run.seed, run.num_quadrant_inputs
-    device = distributed.choose_device(config.device)
+    device, bar = distributed.choose_device(config.device), not config.quiet
 
     # The data: the known quadrants of an image, and those to be predicted.
     datasets, dataloaders, _ = config.data.get_data(n, seed, device)
-    num_pixels = datasets["train"].num_pixels
     pictures = Pictures(run, datasets)
     checkpoint = distributed.from_main(open_checkpoint, run)
-    evaluations = saved_evaluations(checkpoint, config)
+    evaluations = metrics.saved_evaluations(checkpoint, config)
     done = f"; done before, loaded from {checkpoint.path}" if evaluations else ""
-    classes = datasets["train"].source.num_classes
-    images = f"{describe(datasets)}, {classes} class{'es' * (classes > 1)}"
-    logger.info("%s: %s, %s%s", run.name, images, device, done)
+    logger.info("%s: %s, %s%s", run.name, describe(datasets, classes=True), device, done)
 
     # The baseline: a deterministic network with one prediction for each image.
     seed_stage(seed, "baseline")
-    baseline_net = BaselineNet(num_pixels=num_pixels).to(device)
-    baseline = BaselineTraining(
-        baseline_net, dataloaders, config.baseline, name=run.name, bar=not config.quiet
-    )
+    baseline_net = BaselineNet(num_pixels=datasets["train"].num_pixels).to(device)
+    baseline = BaselineTraining(baseline_net, dataloaders, config.baseline, run.name, bar)
     for _ in checkpoint.each_epoch(baseline):
         pass
 
@@ -87,16 +75,10 @@ def train_and_evaluate(run: Run) -> None:
         activation=config.model.activation,
         generation_input=config.model.generation_input,
         residual_blocks=config.model.residual_blocks,
-        num_pixels=num_pixels,
+        num_pixels=baseline_net.num_pixels,
     ).to(device)
     cvae = CVAETraining(
-        cvae_net,
-        dataloaders,
-        config.cvae,
-        config.phases,
-        elbo=ELBOS[config.model.elbo](),
-        name=run.name,
-        bar=not config.quiet,
+        cvae_net, dataloaders, config.cvae, config.phases, config.model.make_elbo(), run.name, bar
     )
     for epoch in checkpoint.each_epoch(cvae, pictures.snapshots):
         pictures.take_snapshot(cvae_net, epoch)
@@ -119,19 +101,19 @@ def train_and_evaluate(run: Run) -> None:
         }
         seconds = time.perf_counter() - start
         if distributed.is_main():
-            save_evaluations(checkpoint, config, evaluations, datasets, histories, seconds)
+            metrics.save_evaluations(run, checkpoint, evaluations, datasets, histories, seconds)
     if distributed.is_main():
         save_weights(run, {"baseline": baseline_net, "cvae": cvae_net})
-        write_results(config, seed)
+        metrics.write_results(config, seed)
         # The figures come last, so that none of them can cost a result.
         pictures.draw(cvae_net, histories, evaluations)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     if argv is None and sys.argv[1:] == [CHILD]:  # one of several jobs
         return run_child(train_and_evaluate)
-    return exit_status(run, parse_args(argv, __doc__))
+    return exit_status(run_all, parse_args(argv, __doc__))
 
 
 if __name__ == "__main__":

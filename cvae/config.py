@@ -4,9 +4,11 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-__all__ = ["MAX_FACTOR", "PhaseConfig", "TrainingConfig", "option"]
+__all__ = ["FRACTION", "MAX_FACTOR", "PhaseConfig", "TrainingConfig", "option"]
 
 MAX_FACTOR = 20  # by which epochs are multiplied at most, to come to min_steps
+POSITIVE: dict[str, Any] = {"least": 0, "open": True}
+FRACTION: dict[str, Any] = {"least": 0, "most": 1, "open": True}
 
 
 def option(default: Any, help: str, short: str = "", **limits: Any) -> Any:
@@ -42,18 +44,14 @@ class TrainingConfig:
         3, "stop after so many epochs without a lower validation loss", "-esp", least=1
     )
     learning_rate: float = option(
-        1e-3, "learning rate of Adam; its peak, if it varies", "-lr", least=0, open=True
+        1e-3, "learning rate of Adam; its peak, if it varies", "-lr", **POSITIVE
     )
     schedule: str = option(
         "constant", "course of the learning rate over all epochs", choices=("constant", "one-cycle")
     )
     weight_decay: float = option(0.0, "weight decay of AdamW; with 0 it is plain Adam", least=0)
-    beta2: float = option(
-        0.999, "decay of Adam's average of squared gradients", least=0, most=1, open=True
-    )
-    max_grad_norm: float = option(
-        math.inf, "limit of the CVAE's mean gradients", least=0, open=True
-    )
+    beta2: float = option(0.999, "decay of Adam's average of squared gradients", **FRACTION)
+    max_grad_norm: float = option(math.inf, "limit of the CVAE's mean gradients", **POSITIVE)
     precision: str = option(
         "float32", "precision of matrix products in training", choices=("float32", "bfloat16")
     )
@@ -90,11 +88,7 @@ class PhaseConfig:
     )
     bound_samples: int = option(1, "latent samples in the last phase's bound", least=1)
     last_phase: float = option(
-        0.2,
-        "last fraction of the epochs, without shifts, with those samples",
-        least=0,
-        most=1,
-        open=True,
+        0.2, "last fraction of the epochs, without shifts, with those samples", **FRACTION
     )
 
     def __post_init__(self) -> None:

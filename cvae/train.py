@@ -266,7 +266,6 @@ class CVAETraining(Training):
         dataloaders: Mapping[str, DataLoader],
         config: TrainingConfig = TrainingConfig(),
         phases: PhaseConfig = PhaseConfig(),
-        *,
         elbo: ELBO | None = None,
         name: str = "",
         bar: bool = True,

@@ -11,7 +11,7 @@ from PIL import Image, ImageSequence
 from cvae.baseline import BaselineNet
 from cvae.data import CVAEMNIST
 from cvae.experiment.animation import make_gif, take_snapshot
-from cvae.experiment.inputs import choose_inputs
+from cvae.experiment.pictures import choose_inputs
 from cvae.history import History
 from cvae.model import CVAE
 

@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 
 import pytest
 from tqdm import tqdm
@@ -61,15 +60,6 @@ def test_signal_stops_the_run_whatever_a_library_makes_of_it(capsys, number):
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
     (line,) = capsys.readouterr().err.splitlines()
     assert f"main.py: stopped by {number.name}: the same command without --overwrite " in line
-
-
-def test_any_thread_can_run():
-    statuses: list[int] = []
-    run = raising(UsageError("wrong"))
-    thread = threading.Thread(target=lambda: statuses.append(exit_status(run, Config())))
-    thread.start()
-    thread.join()
-    assert statuses == [2]
 
 
 @pytest.mark.parametrize("quiet", [True, False])

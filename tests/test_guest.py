@@ -96,13 +96,6 @@ def test_whatever_happens_the_process_is_left_as_it_was(
         assert after[name] == value, name
 
 
-def test_interrupted_run_leaves_the_handlers_of_signals(tmp_path, monkeypatch):
-    before = surroundings()
-    monkeypatch.setattr("main.evaluate", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
-    assert main.main([*TINY, "--output-dir", str(tmp_path)]) == 130
-    assert surroundings() == before
-
-
 def test_output_goes_to_whatever_stands_for_the_terminal(tmp_path, monkeypatch):
     """As ``%run main.py`` does in a notebook, where output streams are no files."""
     monkeypatch.setattr(sys, "argv", ["main.py", *TINY, "--output-dir", str(tmp_path)])

@@ -459,16 +459,6 @@ def test_home_folder_is_understood_in_every_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     save_digits(tmp_path / "images" / "a")
-    words = [
-        *TINY[4:],
-        "--dataset",
-        "~/images",
-        "-nq",
-        "1",
-        "--output-dir",
-        "~/out",
-        "--data-dir",
-        "~/x",
-    ]
+    words = [*TINY[4:], *"--dataset ~/images -nq 1 --output-dir ~/out --data-dir ~/x".split()]
     assert main.main(words) == 0
     assert (tmp_path / "out" / "results.csv").exists() and not (tmp_path / "~").exists()

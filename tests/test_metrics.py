@@ -80,13 +80,6 @@ def test_files_hold_every_number_and_where_it_comes_from(config, tmp_path, capsy
     assert capsys.readouterr().out.strip() == text.strip()
 
 
-def test_diagnostics_are_shown_on_request(config, tmp_path):
-    save_run(config, 7, 2, 50)
-    write_results(replace(config, diagnostics=True), 7)
-    text = (tmp_path / "results.md").read_text()
-    assert "| KL | 50.12 ± 0.04 |" in text and "| Active latents | 3.0 |" in text
-
-
 def test_holdout_gives_a_validation_and_a_test_column(config):
     config = replace(config, data=replace(config.data, holdout=1000))
     save_run(config, 7, 1, 9, splits=("val", "test"))

@@ -285,7 +285,7 @@ def make_training(kind, few, phases=PhaseConfig(), seed=0, **options):
 
 
 PHASES = PhaseConfig(shift=1, bound_samples=2, last_phase=0.5)
-CASES = [(BaselineTraining, {}), (CVAETraining, {}), (CVAETraining, {"phases": PHASES})]
+CASES: list[Any] = [(BaselineTraining, {}), (CVAETraining, {}), (CVAETraining, {"phases": PHASES})]
 CASES += [(kind, {"schedule": "one-cycle"}) for kind in (BaselineTraining, CVAETraining)]
 
 
@@ -347,15 +347,6 @@ def test_bar_with_the_loss_is_for_terminals(few, monkeypatch, terminal, bar, sho
     monkeypatch.setattr("sys.stderr", stream)
     BaselineTraining(small_nets()[0], few, TrainingConfig(num_epochs=1), bar=bar).run()
     assert [part in stream.getvalue() for part in ("baseline, epoch 1/1", "loss=")] == [shown] * 2
-
-
-@pytest.mark.parametrize(
-    "num_epochs, min_steps, steps_per_epoch, epochs",
-    [(3, 0, 1, 3), (3, 640, 469, 3), (3, 640, 32, 20), (3, 640, 33, 20), (3, 640, 1, 60)],
-)
-def test_epochs_are_multiplied_on_a_small_data_set(num_epochs, min_steps, steps_per_epoch, epochs):
-    training = TrainingConfig(num_epochs=num_epochs, min_steps=min_steps)
-    assert training.epochs(steps_per_epoch) == epochs
 
 
 def test_training_has_so_many_epochs(few):

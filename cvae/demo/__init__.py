@@ -16,9 +16,9 @@ from cvae.data import CVAEMNIST
 from cvae.demo.weights import LOW_BITS, encode, extract
 from cvae.evaluate import with_error
 from cvae.experiment.console import EXPECTED_ERRORS, one_line
-from cvae.experiment.inputs import choose_inputs
 from cvae.experiment.metrics import read_metrics
 from cvae.experiment.options import Config, DataConfig, setting_name
+from cvae.experiment.pictures import choose_inputs
 from cvae.files import FILES, SEED_FOLDER, DataError, FileError, UsageError, atomic_write
 from cvae.own_images import has_bright_background
 from cvae.trained import TrainedCVAE

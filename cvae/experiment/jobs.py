@@ -127,11 +127,11 @@ def _blocked_signals() -> Iterator[None]:
 
 def _start(program: str, run: Run, threads: int, place: int, records: Records) -> Popen:
     """Start a process for a run, and a thread that queues what it logs."""
-    # Its imports, from wherever this process has them, come before it can read from a pipe.
+    # In its environment, as its imports come before it can read the pipe.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
     process = Popen([sys.executable, program, CHILD], env=environment, stdin=PIPE, stdout=PIPE)
     assert process.stdin
-    run = replace(run, config=replace(run.config, quiet=True))  # several bars would be a muddle
+    run = replace(run, config=replace(run.config, quiet=True))  # no bars, which would overlap
     with contextlib.suppress(OSError):  # one that has ended already is reported as any other
         process.stdin.write(pickle.dumps((run, threads, place, logger.level)))
         process.stdin.flush()
@@ -143,8 +143,7 @@ def _follow(process: Popen, name: str, records: Records) -> None:
     """Queue what a process logs, and None after its end."""
     # It may have ended before it read all that was written to it: then closing the pipe fails.
     with contextlib.suppress(OSError), process:
-        assert process.stdout
-        for line in process.stdout:
+        for line in process.stdout or ():
             with contextlib.suppress(ValueError, TypeError):  # no record, or half of one
                 records.put((name, logging.makeLogRecord(json.loads(line))))
     records.put((name, None))
@@ -159,15 +158,19 @@ def run_child(train: Callable[[Run], None]) -> int:
     except Exception:  # whatever bytes that are no pickle lead to
         print(f"main.py: error: {CHILD} is only for processes that --jobs starts", file=sys.stderr)
         return 2
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # The pipes move, so that what a model prints does not get between the records, and nothing but
+    # the thread waits for input; on Windows, even loading a library can (numpy's issue 24290).
+    parent, log = os.dup(0), os.dup(1)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    log = open(os.dup(1), "w")
-    os.dup2(2, 1)  # so that what a model prints does not get between the records
-    sys.stdout = sys.stderr
     tqdm.set_lock(threading.RLock())  # its usual one would outlive a process that is killed
-    logger.addHandler(_PipeHandler(log))  # type: ignore[arg-type]
+    logger.addHandler(_PipeHandler(open(log, "w")))  # type: ignore[arg-type]
     logger.setLevel(level)
     torch.set_num_threads(threads)
     if torch.cuda.is_available():
@@ -182,10 +185,9 @@ def run_child(train: Callable[[Run], None]) -> int:
     return 0
 
 
-def _end_with_parent() -> NoReturn:
-    """End this process when the other end of its standard input is closed."""
-    while os.read(0, 1):  # not by sys.stdin, whose lock must be free when the interpreter ends
-        pass
+def _end_with_parent(pipe: int) -> NoReturn:
+    """End this process when the parent has ended, and with it its end of a pipe."""
+    os.read(pipe, 1)  # which waits for the end, as the parent writes no more
     os._exit(1)
 
 
@@ -194,4 +196,5 @@ class _PipeHandler(QueueHandler):
 
     def enqueue(self, record: logging.LogRecord) -> None:
         line = json.dumps(vars(record), default=str)
-        print(line, file=self.queue, flush=True)  # type: ignore[call-overload]
+        with contextlib.suppress(OSError):  # the parent has ended, and this process is about to
+            print(line, file=self.queue, flush=True)  # type: ignore[call-overload]

@@ -17,7 +17,7 @@ from cvae.data import CVAEMNIST
 from cvae.evaluate import Evaluation
 from cvae.experiment.checkpoint import Checkpoint
 from cvae.experiment.folder import open_checkpoints
-from cvae.experiment.options import Config
+from cvae.experiment.options import Config, Run
 from cvae.experiment.table import Table, make_caption, write_text
 from cvae.files import FILES, FileError
 from cvae.history import History
@@ -38,8 +38,8 @@ def saved_evaluations(checkpoint: Checkpoint, config: Config) -> dict[str, Evalu
 
 
 def save_evaluations(
+    run: Run,
     checkpoint: Checkpoint,
-    config: Config,
     evaluations: dict[str, Evaluation],
     datasets: dict[str, CVAEMNIST],
     histories: dict[str, History],
@@ -48,7 +48,7 @@ def save_evaluations(
     """Save all that the table and ``metrics.json`` say of a run.
 
     Args:
-        checkpoint, config: of the run.
+        run, checkpoint: what was evaluated, and where to save it.
         evaluations, datasets: by split.
         histories: of ``baseline`` and ``CVAE``.
         seconds: that the evaluation took.
@@ -69,7 +69,7 @@ def save_evaluations(
     }
     checkpoint.save(
         evaluation={
-            "options": dict(vars(config.evaluation)),
+            "options": dict(vars(run.config.evaluation)),
             "evaluations": {split: asdict(each) for split, each in evaluations.items()},
             "splits": {k: {"name": data.name, "images": len(data)} for k, data in datasets.items()},
             "summary": summary,

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 
-from cvae.config import MAX_FACTOR, PhaseConfig, TrainingConfig, option
+from cvae.config import FRACTION, MAX_FACTOR, PhaseConfig, TrainingConfig, option
 from cvae.data import get_data
 from cvae.datasets import DATASETS
 from cvae.files import FILES, SEED_FOLDER
 from cvae.model import ACTIVATIONS, GENERATION_INPUTS
 
-__all__ = ["ELBOS", "RECIPES", "Config", "DataConfig", "EvaluationConfig", "ModelConfig", "Run"]
+__all__ = ["RECIPES", "Config", "DataConfig", "EvaluationConfig", "ModelConfig", "Run"]
 __all__ += ["make_config", "setting_name"]
 
 ELBOS = {"mean-field": TraceMeanField_ELBO, "trace": Trace_ELBO}
@@ -35,9 +35,7 @@ class DataConfig:
     val_fraction: float | None = option(
         None,
         "fraction of your own images for validation; by default 1/6, or the split that they bring",
-        least=0,
-        most=1,
-        open=True,
+        **FRACTION,
     )
     subset: int | None = option(None, "use only the first N images of each split", least=1)
     holdout: int = option(
@@ -84,6 +82,10 @@ class ModelConfig:
         most=100,
     )
     elbo: str = option("mean-field", "KL term in closed form, or sampled", choices=tuple(ELBOS))
+
+    def make_elbo(self) -> ELBO:
+        """Make Pyro's estimate of the bound."""
+        return ELBOS[self.elbo]()
 
 
 @dataclass(frozen=True)

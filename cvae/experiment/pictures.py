@@ -1,5 +1,6 @@
 """The figures of a run: which images they show, what they say above them, and their files."""
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,14 +14,13 @@ from cvae.data import CVAEMNIST, MaskImages
 from cvae.evaluate import Evaluation, draw_samples, with_error
 from cvae.experiment.animation import make_gif, take_snapshot
 from cvae.experiment.checkpoint import seed_stage
-from cvae.experiment.inputs import choose_inputs
 from cvae.experiment.options import Run, setting_name
 from cvae.experiment.table import describe_split, write_text
 from cvae.files import atomic_write
 from cvae.history import History
 from cvae.model import CVAE
 
-__all__ = ["Pictures", "describe"]
+__all__ = ["Pictures", "choose_inputs", "describe"]
 
 # The tutorial's table: NN and CVAE (Monte Carlo), nats per image, MNIST test set.
 TUTORIAL = {1: (100.4, 71.8), 2: (61.9, 51.0), 3: (25.4, 24.2)}
@@ -31,10 +31,53 @@ NUM_DIVERSITY_SAMPLES = 500  # for mean and standard deviation; the first of the
 NUM_ANIMATED, FRAMES_PER_EPOCH = 3, 3
 ANIMATED_FROM = 30_000  # training images: there the animation takes about 1 % of the time
 
+NUM_CANDIDATES, NUM_COMPARED = 2000, 10_000  # the first images of each data set
+NUM_NEIGHBOURS, MIN_FRACTION = 20, 0.3  # of these an ambiguous input's second label has at least
 
-def describe(datasets: Mapping[str, CVAEMNIST]) -> str:
-    """Name all splits, with the numbers of their images."""
-    return ", ".join(describe_split(data.name, len(data)) for data in datasets.values())
+
+def choose_inputs(training: CVAEMNIST, images: CVAEMNIST, num_ambiguous: int) -> list[int]:
+    """Choose images by the labels of the training images whose known pixels are nearest.
+
+    The first choice is clear: all its neighbours have its own label.  The others are ambiguous: two
+    labels, one of them its own, are about equally frequent among its neighbours.  Each is of
+    another pair of labels, such as 4 and 9, the most frequent pair first.
+
+    Args:
+        training, images: those to look for neighbours in, and to choose from; equal pixels known.
+        num_ambiguous: how many to choose, besides the clear one; the first images fill up.
+
+    Returns:
+        ``1 + num_ambiguous`` different indices into ``images``, or fewer if it has fewer.
+    """
+    compared, candidates = training[:NUM_COMPARED], images[:NUM_CANDIDATES]
+    known = ~is_missing(candidates["input"][0])
+    pixels = [each["original"].squeeze(-3)[:, known].cpu() * 255 for each in (compared, candidates)]
+    # Whole numbers in double precision are exact, so the choice is the same on every machine.
+    far, near = (each.round().double() for each in pixels)
+    distances = far.square().sum(1) - 2 * near @ far.t()  # squared, up to a constant per candidate
+    nearest = distances.topk(min(NUM_NEIGHBOURS, len(far)), largest=False).indices
+    labels, own = compared["digit"].cpu()[nearest].tolist(), candidates["digit"].tolist()
+    clear, ambiguous = [], defaultdict(list)  # the latter by the pair of labels
+    for index, (label, neighbours) in enumerate(zip(own, labels, strict=True)):
+        counts = dict(Counter(neighbours).most_common(2))
+        evenness = min(counts.values()) / len(neighbours)
+        if label in counts and evenness == 1:
+            clear.append(index)
+        elif label in counts and evenness >= MIN_FRACTION:
+            ambiguous[frozenset(counts)].append((evenness, -index))
+    pairs = sorted(ambiguous, key=lambda pair: len(ambiguous[pair]), reverse=True)[:num_ambiguous]
+    clear.sort(key=lambda index: any(own[index] in pair for pair in pairs))
+    most_even = [-max(ambiguous[pair])[1] for pair in pairs]
+    return list(dict.fromkeys([*clear[:1], *most_even, *range(len(own))]))[: 1 + num_ambiguous]
+
+
+def describe(datasets: Mapping[str, CVAEMNIST], classes: bool = False) -> str:
+    """Name all splits, with the numbers of their images, and perhaps that of classes."""
+    words = [describe_split(data.name, len(data)) for data in datasets.values()]
+    if classes:
+        number = datasets["train"].source.num_classes
+        words.append(f"{number} class{'es' * (number > 1)}")
+    return ", ".join(words)
 
 
 class Pictures:
