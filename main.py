@@ -77,9 +77,8 @@ def train_and_evaluate(run: Run) -> None:
         residual_blocks=config.model.residual_blocks,
         num_pixels=baseline_net.num_pixels,
     ).to(device)
-    cvae = CVAETraining(
-        cvae_net, dataloaders, config.cvae, config.phases, config.model.make_elbo(), run.name, bar
-    )
+    phases = config.make_phases(len(dataloaders["train"]))
+    cvae = CVAETraining(cvae_net, dataloaders, config.cvae, phases=phases, name=run.name, bar=bar)
     for epoch in checkpoint.each_epoch(cvae, pictures.snapshots):
         pictures.take_snapshot(cvae_net, epoch)
     histories = {"baseline": baseline.history, "CVAE": cvae.history}

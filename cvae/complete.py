@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 1 for a failure, 2 for a bad line."""
     parser = OneLineParser("python -m cvae.complete", __doc__)
     add = parser.add_argument
-    add("folder", type=Path, help="of a run")
+    add("folder", type=Path, help="output folder of a run")
     add("images", type=Path, nargs="+", help="files of one image each")
     help = "number of known quadrants (default: 1)"
     add("-nq", "--num-quadrant-inputs", type=int, choices=(1, 2, 3), default=1, help=help)
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("-vs", "--num-samples", type=number(int, 1, 100), default=10, metavar="N", help=help)
     output = Path("completions.png")
     add("--output", type=Path, default=output, metavar="FILE", help=f"(default: {output})")
-    help = "of the random numbers (default: 0)"
+    help = "seed of the random numbers (default: 0)"
     add("--seed", type=number(int, 0, 2**32 - 1), default=0, metavar="N", help=help)
     args = parser.parse_args(argv)
     pyro.set_rng_seed(args.seed)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-__all__ = ["FRACTION", "MAX_FACTOR", "PhaseConfig", "TrainingConfig", "option"]
+__all__ = ["FRACTION", "MAX_FACTOR", "TrainingConfig", "option"]
 
 MAX_FACTOR = 20  # by which epochs are multiplied at most, to come to min_steps
 POSITIVE: dict[str, Any] = {"least": 0, "open": True}
@@ -12,7 +12,7 @@ FRACTION: dict[str, Any] = {"least": 0, "most": 1, "open": True}
 
 
 def option(default: Any, help: str, short: str = "", **limits: Any) -> Any:
-    """Make a field of a config that says all that a command line needs to make a flag of it.
+    """Make a field of a config with all that its flag needs.
 
     Args:
         default: of the option.
@@ -58,39 +58,11 @@ class TrainingConfig:
     min_steps: int = 0
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            choices = each.metadata.get("choices")
-            if choices and (value := getattr(self, each.name)) not in choices:
-                raise ValueError(f"unknown {each.name} {value!r}; choose {' or '.join(choices)}")
+        for name, choices in ((f.name, f.metadata.get("choices")) for f in fields(self)):
+            if choices and (value := getattr(self, name)) not in choices:
+                raise ValueError(f"unknown {name} {value!r}; choose {' or '.join(choices)}")
 
     def epochs(self, steps_per_epoch: int) -> int:
         """Return the maximum number of epochs, given the number of training batches."""
         enough = math.ceil(self.min_steps / steps_per_epoch)
         return max(self.num_epochs, min(MAX_FACTOR * self.num_epochs, enough))
-
-
-@dataclass(frozen=True)
-class PhaseConfig:
-    """What changes in the last epochs of the CVAE's training; by default, nothing does.
-
-    Attributes:
-        shift: anew in each step.
-        bound_samples: several make the bound of the last phase the importance-weighted one (Burda,
-            Grosse, Salakhutdinov (2016)); with one it is the bound of the epochs before.
-        last_phase: rounded to whole epochs.  Where training stops early, there may be none.
-
-    Raises:
-        ValueError: there is no such fraction.
-    """
-
-    shift: int = option(
-        0, "shift training images by up to N pixels, until the last phase", least=0, most=8
-    )
-    bound_samples: int = option(1, "latent samples in the last phase's bound", least=1)
-    last_phase: float = option(
-        0.2, "last fraction of the epochs, without shifts, with those samples", **FRACTION
-    )
-
-    def __post_init__(self) -> None:
-        if not 0 < self.last_phase < 1:
-            raise ValueError(f"last_phase must be above 0 and below 1, not {self.last_phase}")

@@ -240,8 +240,10 @@ def get_data(
             world size; there are more processes than images of a split.
         ValueError: an argument is out of its range, which the message names.
     """
-    _check_at_least(1, batch_size=batch_size, val_batch_size=val_batch_size, subset=subset)
-    _check_at_least(0, holdout=holdout)
+    counts = [("batch_size", batch_size, 1), ("val_batch_size", val_batch_size, 1)]
+    for name, value, least in (*counts, ("subset", subset, 1), ("holdout", holdout, 0)):
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, not {value}")
     if val_fraction is not None and not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction must be above 0 and below 1, not {val_fraction}")
     if not (mask_with < 0 or mask_with > 1):  # nor NaN
@@ -258,12 +260,6 @@ def get_data(
         datasets[split] = CVAEMNIST("", transform=transform, source=images)
     dataloaders = _make_loaders(datasets, batch_size, val_batch_size or batch_size, seed)
     return datasets, dataloaders, {split: len(data) for split, data in datasets.items()}
-
-
-def _check_at_least(least: int, **counts: int | None) -> None:
-    for name, count in counts.items():
-        if count is not None and count < least:
-            raise ValueError(f"{name} must be at least {least}, not {count}")
 
 
 def _choose_images(

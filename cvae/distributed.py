@@ -13,16 +13,8 @@ from torch import Tensor
 
 from cvae.files import UsageError
 
-__all__ = [
-    "choose_device",
-    "from_main",
-    "gather",
-    "gather_images",
-    "is_main",
-    "process_group",
-    "rank",
-]
-__all__ += ["sum_gradients", "world_size"]
+__all__ = ["choose_device", "from_main", "gather", "gather_images", "is_main", "process_group"]
+__all__ += ["rank", "sum_gradients", "world_size"]
 
 
 def choose_device(name: str) -> torch.device:
@@ -112,9 +104,9 @@ def gather_images(per_image: Tensor) -> Tensor:
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its sum over all processes, as of the sum of their losses."""
     if dist.is_initialized():
-        gradients = [each.grad for each in parameters if each.grad is not None]
-        whole = torch.cat([each.flatten() for each in gradients])  # one message is faster than many
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        whole = torch.cat([grad.flatten() for grad in gradients])  # one message is faster than many
         dist.all_reduce(whole)
-        parts = whole.split([each.numel() for each in gradients])
+        parts = whole.split([grad.numel() for grad in gradients])
         for gradient, summed in zip(gradients, parts, strict=True):
             gradient.copy_(summed.view_as(gradient))

@@ -107,8 +107,8 @@ def _draw_groups(
 ) -> Figure:
     """Draw the first images by name, then samples, in rows (axis 0) or in columns (axis 1)."""
     scale = max(1, round(CELL / max(known.shape)))
-    groups = [each.where(~known, truth) for each in (torch.stack([*first.values()]), samples)]
-    pictures = [tile(each.transpose(0, axis), scale, known) for each in groups]
+    groups = [group.where(~known, truth) for group in (torch.stack([*first.values()]), samples)]
+    pictures = [tile(group.transpose(0, axis), scale, known) for group in groups]
     size, labels = known.shape[axis] * scale, []
     for n, name in enumerate([*first, *(f"CVAE {n + 1}" for n in range(len(samples)))]):
         middle = n * (size + GAP) + (n >= len(first)) * (GROUP_GAP - GAP) + size / 2
@@ -224,7 +224,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def _join(pictures: list[np.ndarray], axis: int) -> np.ndarray:
     """Put pictures below one another (axis 0) or side by side (axis 1)."""
-    gap = [(GROUP_GAP * (axis == each), 0) for each in range(3)]
+    gap = [(GROUP_GAP * (axis == dim), 0) for dim in range(3)]
     others = [np.pad(picture, gap, constant_values=255) for picture in pictures[1:]]
     return np.concatenate([pictures[0], *others], axis)
 

@@ -1,5 +1,6 @@
 """The optimizer of both nets, which Pyro's ``SVI`` can step."""
 
+import copy
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -38,7 +39,7 @@ class Optimizer(PyroOptim):
 
     def __init__(self, net: nn.Module, training: TrainingConfig, steps_per_epoch: int) -> None:
         super().__init__(AdamW, {})
-        named = {name: each for name, each in net.named_parameters() if each.requires_grad}
+        named = {name: p for name, p in net.named_parameters() if p.requires_grad}
         self.names, self.parameters = list(named), list(named.values())
         self.max_grad_norm, self.batch_size = training.max_grad_norm, 1
         lr, betas = training.learning_rate, (0.9, training.beta2)
@@ -74,12 +75,13 @@ class Optimizer(PyroOptim):
     def state_dict(self) -> dict[str, Any]:
         """Return the states of AdamW, by the names of its parameters, and of the scheduler."""
         adamw = self.adamw.state_dict()
-        moments = {self.names[position]: each for position, each in adamw["state"].items()}
+        moments = {self.names[position]: state for position, state in adamw["state"].items()}
         (group,) = adamw["param_groups"]
         return {"moments": moments, "group": group, "scheduler": self.scheduler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` returned."""
-        moments = {self.names.index(name): each for name, each in state["moments"].items()}
+        state = copy.deepcopy(state)  # AdamW would change the tensors
+        moments = {self.names.index(name): moment for name, moment in state["moments"].items()}
         self.adamw.load_state_dict({"state": moments, "param_groups": [state["group"]]})
         self.scheduler.load_state_dict(state["scheduler"])

@@ -75,7 +75,7 @@ def load_own_images(path: str | Path) -> dict[str, tuple[str, np.ndarray, np.nda
         raise DataError(f"{path} holds images for {' and '.join(arrays)}, but none for train")
     # Tables and figures can't show bytes that are not UTF-8, nor control characters.
     name = os.fsencode(os.path.basename(os.path.abspath(path))).decode("utf-8", "replace")
-    name = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in name)
+    name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
     splits = {}
     for split in sorted(arrays, key=list(SPLITS).index):
         images, labels = arrays[split]

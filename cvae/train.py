@@ -14,7 +14,8 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from typing import Any
@@ -30,23 +31,21 @@ from tqdm import tqdm
 
 from cvae import distributed
 from cvae.baseline import BaselineNet, missing_pixel_nll
-from cvae.config import PhaseConfig, TrainingConfig
+from cvae.config import TrainingConfig
 from cvae.data import shift_images
 from cvae.estimators import kl_divergences
 from cvae.history import EarlyStopping, History, Losses
 from cvae.model import CVAE
 from cvae.optimizer import Optimizer, TrainingError
-from cvae.phases import Phase, importance_weighted_elbo, make_phases
 
 __all__ = ["BaselineTraining", "CVAETraining", "EarlyStopping", "History", "Phase", "Training"]
-__all__ += ["TrainingError", "importance_weighted_elbo", "make_phases"]
-__all__ += ["train_baseline", "train_cvae"]
+__all__ += ["TrainingError", "importance_weighted_elbo", "train_baseline", "train_cvae"]
 
 SHOW_EVERY = 25  # steps: to show a loss, the CPU has to wait for the GPU
 
 
 class Training(ABC):
-    """The epochs of a net; iterating trains the next one and gives its number, from 1.
+    """Training of a net: each iteration runs an epoch and yields its number, from 1.
 
     It ends after the last epoch, or by early stopping, and leaves the net with its best weights.
     After a ``break`` the net has those of the last epoch; :meth:`load_best` loads the best.
@@ -59,8 +58,8 @@ class Training(ABC):
         bar: show a progress bar over the batches of an epoch, where there is a terminal.
 
     Attributes:
-        part: what is trained, ``"baseline"`` or ``"CVAE"``.
-        title: name of the run, and what is trained.
+        stage: of a run, ``"baseline"`` or ``"CVAE"``.
+        title: name of the run, and the stage.
         num_epochs: the most epochs.
         history: losses of the finished epochs.
 
@@ -68,7 +67,7 @@ class Training(ABC):
         TrainingError: while iterating: a loss is not finite.
     """
 
-    part: str
+    stage: str
 
     def __init__(
         self,
@@ -79,7 +78,7 @@ class Training(ABC):
         bar: bool = True,
     ) -> None:
         self.net, self.dataloaders, self.bar = net, dataloaders, bar
-        self.title = f"{name}, {self.part}".strip(" ,")
+        self.title = f"{name}, {self.stage}".strip(" ,")
         self.num_epochs = config.epochs(len(dataloaders["train"]))
         self.history, self.best_weights = History(), net.state_dict()
         self.optimizer = Optimizer(net, config, len(dataloaders["train"]))
@@ -93,7 +92,7 @@ class Training(ABC):
 
     @abstractmethod
     def steps(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor | float]:
-        """Take a gradient step on each batch, and give the loss before it, summed over images."""
+        """Take a gradient step on each batch, and yield the loss before it, summed over images."""
 
     @abstractmethod
     def validate(self, xs: Tensor, ys: Tensor) -> Losses:
@@ -101,7 +100,7 @@ class Training(ABC):
 
     @property
     def objective(self) -> int:
-        """Number of the loss that the next epoch minimises; losses of one number are compared."""
+        """Number of the loss that the next epoch minimises; only losses of one are compared."""
         return 1
 
     @property
@@ -127,7 +126,10 @@ class Training(ABC):
         self.net.eval()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what it takes to resume, by name; after the end, epochs and best weights alone."""
+        """Return what it takes to resume, by name; after the end, epochs and best weights alone.
+
+        Tensors are the net's own, which further epochs change.
+        """
         state: dict[str, Any] = {"epochs": self.history.epochs, "best": self.best_weights}
         if not self.finished:
             state |= {"weights": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -136,7 +138,8 @@ class Training(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what :meth:`state_dict` returned, so that the next epoch is the one after it.
 
-        PyTorch's random state is the process's; who wants the same numbers restores that too.
+        The random state belongs to the process and is not included; restore it too for the same
+        numbers.
         """
         self.history.epochs, self.best_weights = list(state["epochs"]), state["best"]
         self.load_best()
@@ -165,18 +168,11 @@ class Training(ABC):
         self.net.train()
         images, total = 0, 0.0
         unread: list[Tensor | float] = []
-
-        def batches(bar: tqdm) -> Iterator[tuple[Tensor, Tensor]]:
-            nonlocal images
-            for batch in bar:
-                images += len(batch["input"])
-                self.optimizer.batch_size = len(batch["input"]) * distributed.world_size()
-                yield batch["input"], batch["output"]
-
         hidden = None if self.bar else True  # None is: where there is no terminal
         with tqdm(self.dataloaders["train"], title, leave=False, disable=hidden) as bar:
-            for loss in self.steps(batches(bar)):
+            for loss in self.steps(self._batches(bar)):
                 unread.append(loss)
+                images += self.optimizer.batch_size // distributed.world_size()
                 if not bar.disable and len(unread) == SHOW_EVERY:
                     total = reduce(add, map(float, unread), total)
                     unread.clear()
@@ -184,6 +180,12 @@ class Training(ABC):
         # Added up one by one, also where a bar is shown, for the same sum to the last bit.
         total = reduce(add, map(float, unread), total)
         return _average({"train": total, "images": images})
+
+    def _batches(self, bar: tqdm) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield known and missing pixels of each batch, whose size the optimizer has to know."""
+        for batch in bar:
+            self.optimizer.batch_size = len(batch["input"]) * distributed.world_size()
+            yield batch["input"], batch["output"]
 
     @torch.no_grad()
     def _validate(self) -> Losses:
@@ -210,7 +212,8 @@ class BaselineTraining(Training):
     Arguments are those of :class:`Training`.
     """
 
-    part = "baseline"
+    stage = "baseline"
+    net: BaselineNet
 
     def __init__(
         self,
@@ -221,18 +224,43 @@ class BaselineTraining(Training):
         bar: bool = True,
     ) -> None:
         super().__init__(net.requires_grad_(True), dataloaders, config, name, bar)
-        self.baseline = net
 
     def steps(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
         for xs, ys in batches:
             with self.autocast:
-                loss = missing_pixel_nll(self.baseline, xs, ys).sum()
+                loss = missing_pixel_nll(self.net, xs, ys).sum()
             loss.backward()
             self.optimizer()
             yield loss.detach()
 
     def validate(self, xs: Tensor, ys: Tensor) -> Losses:
-        return {"val": missing_pixel_nll(self.baseline, xs, ys).sum().item()}
+        return {"val": missing_pixel_nll(self.net, xs, ys).sum().item()}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Epochs of a CVAE's training that are alike.
+
+    Attributes:
+        num_epochs: number of epochs, at least 0.
+        elbo: Pyro's estimate of the bound, which trains, validates and stops early.
+        shift: pixels by which a training image is shifted at most, anew in each step.
+    """
+
+    num_epochs: int
+    elbo: ELBO
+    shift: int = 0
+
+
+def importance_weighted_elbo(num_samples: int) -> RenyiELBO:
+    r"""Return Pyro's estimate of a bound that is tighter with more samples of each image,
+
+    .. math:: -\log \frac{1}{S} \sum_s \frac{p(y|z_s) \, p(z_s|x)}{q(z_s|x,y)},
+        \quad z_s \sim q(z|x,y)
+
+    (Burda, Grosse, Salakhutdinov (2016)).  With one sample it is the negative ELBO.
+    """
+    return RenyiELBO(num_particles=num_samples, vectorize_particles=True, max_plate_nesting=1)
 
 
 class CVAETraining(Training):
@@ -247,9 +275,10 @@ class CVAETraining(Training):
 
     Args:
         cvae: trained in place.
-        phases: what changes in the last epochs; by default nothing does.
         elbo: Pyro's estimate of the bound, by default ``TraceMeanField_ELBO()`` with the KL term in
             closed form.
+        phases: bounds and shifts one after the other, such as ``[Phase(32, elbo, shift=1), Phase(8,
+            importance_weighted_elbo(5))]``, in place of ``elbo``.  The last one goes on to the end.
 
     Other arguments and attributes are those of :class:`Training`.
 
@@ -258,29 +287,32 @@ class CVAETraining(Training):
             is not the CVAE's: a bare ``pyro.param``.
     """
 
-    part = "CVAE"
+    stage = "CVAE"
+    net: CVAE
 
     def __init__(
         self,
         cvae: CVAE,
         dataloaders: Mapping[str, DataLoader],
         config: TrainingConfig = TrainingConfig(),
-        phases: PhaseConfig = PhaseConfig(),
         elbo: ELBO | None = None,
+        phases: Sequence[Phase] = (),
         name: str = "",
         bar: bool = True,
     ) -> None:
         cvae.baseline_net.requires_grad_(False)
         super().__init__(cvae, dataloaders, config, name, bar)
-        self.cvae = cvae
-        self.phases = make_phases(phases, self.num_epochs, elbo or TraceMeanField_ELBO())
+        self.phases = phases or [Phase(self.num_epochs, elbo or TraceMeanField_ELBO())]
+        # The same functions in all epochs, for a bound that compiles them.
+        self._model, self._guide = self.autocast(cvae.model), self.autocast(cvae.guide)
         self._parameters: Any = {"params": {}, "constraints": {}}  # what Pyro's store holds
 
     @property
     def phase(self) -> Phase:
         """The phase of the next epoch."""
-        by_epoch = [phase for phase in self.phases for _ in range(phase.num_epochs)]
-        return by_epoch[len(self.history.epochs)]
+        epochs = [phase for phase in self.phases for _ in range(phase.num_epochs)]
+        done = len(self.history.epochs)
+        return epochs[done] if done < len(epochs) else self.phases[-1]
 
     @property
     def objective(self) -> int:
@@ -294,16 +326,15 @@ class CVAETraining(Training):
             super()._run_epoch()
 
     def steps(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor | float]:
-        model, guide = self.autocast(self.cvae.model), self.autocast(self.cvae.guide)
         phase = self.phase
-        svi = SVI(model, guide, self.optimizer, loss=phase.elbo)
+        svi = SVI(self._model, self._guide, self.optimizer, loss=phase.elbo)
         for xs, ys in batches:
             if phase.shift:
                 xs, ys = shift_images(xs, ys, phase.shift)
             yield svi.step(xs, ys)
 
     def validate(self, xs: Tensor, ys: Tensor) -> Losses:
-        model, guide = poutine.trace(self.cvae.model), poutine.trace(self.cvae.guide)
+        model, guide = poutine.trace(self.net.model), poutine.trace(self.net.guide)
         loss = self.phase.elbo.loss(model, guide, xs, ys)
         if isinstance(self.phase.elbo, RenyiELBO):  # which is no sum of two terms
             return {"val": loss}
@@ -325,9 +356,9 @@ def train_cvae(
     cvae: CVAE,
     dataloaders: Mapping[str, DataLoader],
     config: TrainingConfig = TrainingConfig(),
-    phases: PhaseConfig = PhaseConfig(),
     *,
     elbo: ELBO | None = None,
+    phases: Sequence[Phase] = (),
 ) -> History:
     """Run :class:`CVAETraining` to its end, and return the losses of every epoch."""
-    return CVAETraining(cvae, dataloaders, config, phases, elbo=elbo).run()
+    return CVAETraining(cvae, dataloaders, config, elbo, phases).run()

@@ -6,12 +6,13 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 
-from cvae.config import PhaseConfig, TrainingConfig
+from cvae.config import TrainingConfig
 from cvae.experiment.checkpoint import Checkpoint, random_state, seed_stage, set_random_state
 from cvae.files import FileError, UsageError
 from cvae.model import CVAE
-from cvae.train import BaselineTraining, CVAETraining, Training
+from cvae.train import BaselineTraining, CVAETraining, Phase, Training, importance_weighted_elbo
 
 from .conftest import HIDDEN_1, HIDDEN_2, Z_DIM, assert_same_weights
 
@@ -27,8 +28,8 @@ def make_training(kind, few, seed=0) -> Training:
     config = TrainingConfig(num_epochs=4, early_stop_patience=9, learning_rate=1e-2)
     if kind is BaselineTraining:
         return BaselineTraining(cvae.baseline_net, few, config, name="1 quadrant")
-    phases = PhaseConfig(shift=1, bound_samples=2, last_phase=0.5)
-    return CVAETraining(cvae, few, config, phases, name="1 quadrant")
+    phases = [Phase(2, Trace_ELBO(), shift=1), Phase(2, importance_weighted_elbo(2))]
+    return CVAETraining(cvae, few, config, phases=phases, name="1 quadrant")
 
 
 def train(training, checkpoint, snapshots=None, fail_in=0):
@@ -50,7 +51,7 @@ def test_epoch_whose_body_failed_is_not_saved_and_repeated(few, path, kind):
     for epoch in (2, 2, 4):
         with pytest.raises(ZeroDivisionError):
             train(make_training(kind, few, seed=0 if epoch == 2 else 7), checkpoint, fail_in=epoch)
-        assert len(Checkpoint(path, {}).parts[whole.part]["epochs"]) == epoch - 1
+        assert len(Checkpoint(path, {}).stages[whole.stage]["epochs"]) == epoch - 1
     for last in (checkpoint, Checkpoint(path, {})):
         snapshots: list[torch.Tensor] = []
         resumed = train(make_training(kind, few, seed=7), last, snapshots)
@@ -60,13 +61,19 @@ def test_epoch_whose_body_failed_is_not_saved_and_repeated(few, path, kind):
         assert next(both) == next(both)
 
 
-def test_each_epoch_is_logged_after_its_body(few, path, caplog):
+def test_each_epoch_is_saved_and_logged_after_its_body(few, path, caplog):
+    """An epoch with a ``break`` is not, and evaluations are of the weights that are saved."""
     caplog.set_level("INFO", "cvae")
-    for epoch in Checkpoint(path, {}).each_epoch(make_training(CVAETraining, few)):
+    checkpoint = Checkpoint(path, {})
+    for epoch in checkpoint.each_epoch(make_training(CVAETraining, few)):
         assert len(caplog.messages) == epoch - 1
         if epoch == 2:
+            checkpoint.save(evaluation="of two epochs")
             break
+    assert len(Checkpoint(path, {}).stages["CVAE"]["epochs"]) == 1
     train(make_training(CVAETraining, few), Checkpoint(path, {}))
+    assert Checkpoint(path, {}).stages.keys() == {"CVAE"}
+    assert Checkpoint(path, {}).stages["CVAE"].keys() == {"epochs", "best", "snapshots"}
     first, resumed, *others = caplog.messages
     assert first.startswith("1 quadrant, CVAE, epoch 1/4: training ")
     assert "(reconstruction " in first and " + KL " in first and ", at most 00:0" in first
@@ -88,7 +95,7 @@ def test_part_that_does_not_fit_is_refused_by_name(few, path, keys, value):
     with pytest.raises(ZeroDivisionError):
         train(make_training(CVAETraining, few), Checkpoint(path, {}), fail_in=2)
     checkpoint = Checkpoint(path, {})
-    content = checkpoint.parts["CVAE"]
+    content = checkpoint.stages["CVAE"]
     for key in keys[:-1]:
         content = content[key]
     content[keys[-1]] = value
@@ -104,7 +111,7 @@ def test_checkpoint_is_what_was_saved(tmp_path):
     checkpoint.save(second=values, first=None)
     values += 1  # of which it has a copy
     for saved in (checkpoint, Checkpoint(tmp_path / "file.pt", config)):
-        assert saved.parts["first"] is None and saved.parts["second"].tolist() == [1, 1]
+        assert saved.stages["first"] is None and saved.stages["second"].tolist() == [1, 1]
 
 
 def test_checkpoint_names_the_options_that_differ(tmp_path):
@@ -121,9 +128,9 @@ def test_checkpoint_names_the_options_that_differ(tmp_path):
     [
         "a text",
         {},
-        {"config": {}, "parts": {}},  # of an older version
-        {"version": 2, "parts": {}},
-        {"version": 2, "config": 3, "parts": {}},
+        {"config": {}, "stages": {}},  # of an older version
+        {"version": 2, "stages": {}},
+        {"version": 2, "config": 3, "stages": {}},
     ],
 )
 def test_checkpoint_of_another_content_is_refused(tmp_path, content):

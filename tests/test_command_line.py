@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyro.infer import TraceMeanField_ELBO
 
 from cvae.config import TrainingConfig
 from cvae.experiment.command_line import make_parser, parse_args
-from cvae.experiment.options import RECIPES
+from cvae.experiment.options import RECIPES, PhaseConfig
 
 
 def test_defaults_are_the_tutorials():
@@ -181,3 +182,18 @@ def test_help_shows_each_default():
         "(default: results)",
     ):
         assert default in shown, default
+
+
+@pytest.mark.parametrize(
+    "options, num_epochs, expected",
+    [
+        ({}, 10, [(8, 1, 0), (2, 1, 0)]),  # the same, so that it does not matter
+        ({"shift": 1}, 10, [(8, 1, 1), (2, 1, 0)]),
+        ({"shift": 1, "bound_samples": 5}, 40, [(32, 1, 1), (8, 5, 0)]),
+        ({"bound_samples": 2, "last_phase": 0.34}, 3, [(2, 1, 0), (1, 2, 0)]),
+        ({"bound_samples": 2, "last_phase": 0.1}, 3, [(3, 1, 0), (0, 2, 0)]),
+    ],
+)
+def test_last_phase_is_a_fraction_of_the_epochs(options, num_epochs, expected):
+    phases = PhaseConfig(**options).make_phases(num_epochs, TraceMeanField_ELBO())
+    assert [(p.num_epochs, p.elbo.num_particles, p.shift) for p in phases] == expected

@@ -219,6 +219,17 @@ def test_folder_of_an_older_version_has_the_same_page(tmp_path):
     assert write_demo(folder, tmp_path).read_bytes() == page
 
 
+def test_page_is_written_by_one_of_several_processes(tmp_path, monkeypatch):
+    """Whatever number of them the batches of the training can be divided among."""
+    folder = make_folder(tmp_path / "run", settings=(2,))
+    page = write_demo(folder, tmp_path).read_bytes()
+    monkeypatch.setattr("cvae.distributed.world_size", lambda: 3)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["arguments"]["batch_size"] = 129
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert write_demo(folder, tmp_path).read_bytes() == page
+
+
 def test_hostile_names_are_inert(tmp_path):
     folder = make_folder(tmp_path / "run", settings=(1,), name=HOSTILE)
     usual = make_folder(tmp_path / "usual", settings=(1,))

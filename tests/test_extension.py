@@ -309,9 +309,11 @@ def test_pyros_bounds_train_with_pyros_own_optimizer(kind, elbo, xs_ys):
 @pytest.mark.parametrize("elbo", ELBOS)
 def test_pyros_bounds_train_in_the_loop(elbo, few):
     few["train"] = make_loader(few["val"].dataset, 10)  # JitTrace_ELBO needs batches of one size
-    training = TrainingConfig(num_epochs=20, learning_rate=3e-3)
-    history = train_cvae(Small(), few, training, elbo=copy.deepcopy(elbo))
+    training, elbo = TrainingConfig(num_epochs=20, learning_rate=3e-3), copy.deepcopy(elbo)
+    history = train_cvae(Small(), few, training, elbo=elbo)
     assert history.best_loss < 0.8 * history.epochs[0]["val"]
+    if isinstance(elbo, infer.JitTrace_ELBO):
+        assert len(elbo._loss_and_surrogate_loss.compiled) == 1  # once, not in each epoch
 
 
 def test_importance_and_nuts_take_model_and_guide(xs_ys):

@@ -16,7 +16,7 @@ from cvae.experiment.jobs import CHILD, choose_jobs, run_side_by_side, usable_co
 from cvae.experiment.options import Config
 from cvae.files import UsageError
 
-from .faults import ROOT, end_of_group, outcome, processes_of_group, start
+from .faults import ROOT, end_of_group, processes_of_group, start, written_by
 
 WORDS = "--dataset mnist-5k --subset 100 -esp 50 -p 2 --num-importance-samples 3 -vi 3 -vs 2"
 LONG = [*WORDS.split(), "-nq", "1", "3", "-n", "7"]  # enough epochs to be stopped in one of them
@@ -121,7 +121,7 @@ def test_killed_and_failed_runs_cost_no_other_and_resume_to_the_same_files(
     assert printed.count("| NN (baseline) |") == 1
     one_after_another = tmp_path / "whole"
     assert main.main([*LONG, "--output-dir", str(one_after_another)]) == 0
-    assert outcome(folder) == outcome(one_after_another)
+    assert written_by(folder) == written_by(one_after_another)
 
 
 def test_ctrl_c_ends_all(running, tmp_path):

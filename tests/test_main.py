@@ -21,7 +21,8 @@ import main
 from cvae.datasets import load_images
 from cvae.model import CVAE
 
-from .faults import ROOT, outcome
+from .conftest import assert_same_weights
+from .faults import ROOT, written_by
 
 TINY = "--dataset mnist-5k --subset 40 -n 1 -p 2 --num-importance-samples 3 -vi 3 -vs 2".split()
 
@@ -74,7 +75,7 @@ def no_figures(monkeypatch):
 
 def same_results(folder: Path, whole: Path) -> bool:
     """Tell whether all files of a folder are the same in another, the table among them."""
-    found, expected = outcome(folder), outcome(whole)
+    found, expected = written_by(folder), written_by(whole)
     return "results.csv" in found and found.items() <= expected.items()
 
 
@@ -237,14 +238,14 @@ def test_training_that_diverges_ends_in_one_line(tmp_path, capsys):
 
 
 def test_finished_runs_are_repeated_from_what_is_stored(copied, monkeypatch, capsys, no_training):
-    before, text = outcome(copied), (copied / "results.md").read_text()
+    before, text = written_by(copied), (copied / "results.md").read_text()
     (copied / "cvae_plot_q1.png").unlink()
     (copied / "cvae_net_q3.pth").write_text("damaged")
     monkeypatch.setattr("main.evaluate", None)
     assert run(copied, "-nq 1 3") == 0
     out = capsys.readouterr().out
     assert text in out and ", epoch " not in out and "done before" in out
-    assert outcome(copied) == before
+    assert written_by(copied) == before
 
 
 def test_finished_run_is_animated_when_asked_and_quiet(copied, capsys, no_training):
@@ -261,7 +262,7 @@ def test_other_numbers_of_samples_evaluate_anew(copied, finished, no_training, n
     assert list(pd.read_csv(copied / "results.csv", index_col=0)) == ["1 quadrant"]
     assert "Monte Carlo 4 and the others 3" in (copied / "results.md").read_text()
     assert run(copied, "-nq 1 3") == 0
-    assert outcome(copied) == outcome(finished)
+    assert written_by(copied) == written_by(finished)
 
 
 def stop_after(calls: int, place: str, number: int) -> Any:
@@ -316,7 +317,7 @@ def test_animation_of_an_interrupted_run_is_that_of_a_whole_one(tmp_path, monkey
         patch.setattr(place, stop_after(6, place, signal.SIGINT))
         assert run(tmp_path / "cut", line) == 130
     assert run(tmp_path / "cut", line) == 0
-    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+    assert written_by(tmp_path / "cut") == written_by(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("room", [0, 4, 10])
@@ -379,23 +380,29 @@ def test_damaged_checkpoint_is_refused_and_stays(copied, capsys):
 )
 def test_checkpoint_of_another_content_is_refused(copied, capsys, no_figures, part, content):
     saved = torch.load(copied / "checkpoint_q3.pt", weights_only=True)
-    saved["parts"][part] = content
+    saved["stages"][part] = content
     torch.save(saved, copied / "checkpoint_q3.pt")
-    before = outcome(copied)
+    before = written_by(copied)
     assert run(copied, "-nq 1 3") == 1
     assert "checkpoint_q3.pt is damaged, or of another version" in error_line(capsys)
-    assert outcome(copied) == before
+    assert written_by(copied) == before
 
 
-def test_readme_shows_how_to_use_what_a_run_leaves(finished, monkeypatch, tmp_path):
+def test_python_of_the_readme_runs(finished, few, monkeypatch, tmp_path):
+    """All but what is for notebooks; the loop with an epoch of few images."""
     examples = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (example,) = [each for each in examples if "TrainedCVAE" in each]
+    use, load, train = (example for example in examples if "main.main" not in example)
     shutil.copytree(finished, tmp_path / "results")
+    shutil.copy(finished / "cvae_net_q1.pth", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("cvae.data.resolve_dataset", lambda *_: "mnist-5k")
+    monkeypatch.setattr("cvae.config.TrainingConfig.epochs", lambda *_: 1)
     found: dict[str, Any] = {}
-    exec(example, found)
+    exec(use, found)
     assert found["completions"].shape == (10, 100, 28, 28) and found["nll"].shape == (100,)
+    exec(load, found)
+    assert_same_weights(found["cvae"], found["trained"].cvae)
+    exec(train, found | {"dataloaders": few})
 
 
 def test_one_image_gives_figures_without_standard_errors(tmp_path):

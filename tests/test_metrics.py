@@ -5,10 +5,9 @@ from dataclasses import asdict, replace
 
 import pandas as pd
 import pytest
-import torch
 
 from cvae.evaluate import Estimate, Evaluation
-from cvae.experiment.folder import lock_folder, open_checkpoint, save_weights
+from cvae.experiment.folder import lock_folder, open_checkpoint
 from cvae.experiment.metrics import read_metrics, write_results, write_summary
 from cvae.experiment.options import Config, DataConfig, Run
 
@@ -118,14 +117,6 @@ def test_metrics_of_an_older_version_are_read_in_todays_layout(tmp_path):
     values = {"activation": "silu", "subset": None, "binarize": True, "holdout": 7}
     assert metrics["arguments"] == values and metrics["dataset"] == "mnist"
     assert metrics["runs"] == [{"seed": 3, "settings": {"q1": {}}, "results": {"q1": {}}}]
-
-
-def test_weights_are_plain_state_dicts(config, tmp_path):
-    net = torch.nn.Linear(2, 3)
-    save_weights(Run(config, 7, 2), {"baseline": net, "cvae": net})
-    assert {path.name for path in tmp_path.iterdir()} == {"baseline_net_q2.pth", "cvae_net_q2.pth"}
-    weights = torch.load(tmp_path / "cvae_net_q2.pth", weights_only=True)
-    assert list(weights) == ["weight", "bias"] and torch.equal(weights["weight"], net.weight)
 
 
 def test_locked_folder_is_made_and_refuses_another(tmp_path):

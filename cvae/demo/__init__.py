@@ -28,7 +28,13 @@ __all__ = ["find_folders", "write_demo", "write_demos"]
 logger = logging.getLogger(__name__)
 
 NUM_IMAGES = 40  # to start from
-OF_DATA = ("val_fraction", "subset", "holdout", "binarize")  # options that choose the images
+OF_DATA = (
+    "val_fraction",
+    "subset",
+    "holdout",
+    "binarize",
+    "batch_size",
+)  # options that choose the images
 ROWS = {  # of metrics.json, as the page names them
     "CVAE (importance sampling)": "CVAE, importance sampling",
     "CVAE (Monte Carlo)": "CVAE, Monte Carlo bound",
@@ -117,9 +123,9 @@ def write_demo(folder: Path, data_dir: Path) -> Path:
 
 def _choose_images(datasets: dict[str, CVAEMNIST]) -> Tensor:
     """Choose images of the last split, the ambiguous ones first, uint8 of shape (images, h, w)."""
-    *_, shown = datasets.values()
-    clear, *ambiguous = choose_inputs(datasets["train"], shown, NUM_IMAGES - 1)
-    return shown.source.images[[*ambiguous, clear]]
+    evaluated = list(datasets.values())[-1]
+    clear, *ambiguous = choose_inputs(datasets["train"], evaluated, NUM_IMAGES - 1)
+    return evaluated.source.images[[*ambiguous, clear]]
 
 
 def _make_setting(trained: TrainedCVAE, images: Tensor) -> dict[str, Any]:
@@ -162,7 +168,7 @@ def _rows(splits: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
 def _fill(page: dict[str, Any]) -> str:
     """Put all parts into one file, whose policy allows its own script and style and no other."""
     folder = Path(__file__).parent
-    html, css, js = ((folder / f"page.{each}").read_text("utf-8") for each in ("html", "css", "js"))
+    html, css, js = ((folder / f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
     return Template(html).substitute(
         policy=f"default-src 'none'; style-src '{_hash(css)}'; script-src '{_hash(js)}'; "
         "base-uri 'none'; form-action 'none'",

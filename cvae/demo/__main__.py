@@ -15,13 +15,15 @@ from cvae.experiment.console import EXPECTED_ERRORS, one_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 1 for a failure, 2 for a bad line."""
     parser = OneLineParser("python -m cvae.demo", __doc__)
-    parser.add_argument("folder", type=folder, help="of a finished run, of one seed or several")
+    parser.add_argument(
+        "folder", type=folder, help="output folder of a finished run, of one seed or several"
+    )
     help = "folder of the data sets' files (default: data)"
     parser.add_argument("--data-dir", type=folder, default=Path("data"), metavar="DIR", help=help)
     args = parser.parse_args(argv)
     try:
-        for each in find_folders(args.folder):
-            print(f"Written to {write_demo(each, args.data_dir)}")
+        for of_seed in find_folders(args.folder):
+            print(f"Written to {write_demo(of_seed, args.data_dir)}")
     except EXPECTED_ERRORS as error:
         print(f"{parser.prog}: error: {one_line(error)}", file=sys.stderr)
         return 1

@@ -32,7 +32,7 @@ class Checkpoint:
         config: what the trained nets depend on, plain values by name.
 
     Attributes:
-        parts: plain values and tensors by name: the training of each net, and the evaluation.
+        stages: plain values and tensors by name: the training of each net, and the evaluation.
 
     Raises:
         FileError: the file is damaged, or of another version.
@@ -40,14 +40,14 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
-        self.path, self.config, self.parts = path, config, dict[str, Any]()
+        self.path, self.config, self.stages = path, config, dict[str, Any]()
         if path.exists():
             with self.reading():
                 saved = read_tensors(path)
                 if saved["version"] != VERSION:
                     raise ValueError
                 self._compare(saved["config"])
-                self.parts = saved["parts"]
+                self.stages = saved["stages"]
 
     def _compare(self, there: dict[str, Any]) -> None:
         differences = [
@@ -60,15 +60,15 @@ class Checkpoint:
             reason = f"{self.path} is of a run with other options ({'; '.join(differences)})"
             raise UsageError(f"{reason}: {advice}")
 
-    def save(self, **parts: Any) -> None:
-        """Add or replace parts, of which it keeps copies, and write the file."""
-        self.parts |= copy.deepcopy(parts)
+    def save(self, **stages: Any) -> None:
+        """Add or replace stages, of which it keeps copies, and write the file."""
+        self.stages |= copy.deepcopy(stages)
         with atomic_write(self.path) as file:
-            torch.save({"version": VERSION, "config": self.config, "parts": self.parts}, file)
+            torch.save({"version": VERSION, "config": self.config, "stages": self.stages}, file)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Turn whatever wrong content of the file leads to into one line that names it.
+        """Turn any error from reading wrong content into one line that names the file.
 
         Raises:
             FileError: in place of that.
@@ -86,11 +86,11 @@ class Checkpoint:
     ) -> Iterator[int]:
         """Iterate over a training, which begins after the last epoch that is saved.
 
-        Each epoch is saved and logged once the body of the loop is through with it.  If the body
-        raises, the epoch is not saved, and is repeated when the run is resumed.
+        Each epoch is saved and logged after the body of the loop.  An epoch in whose body the loop
+        ends, by an error or a ``break``, is not saved, and is repeated when the run is resumed.
 
         Args:
-            training: saved under its ``part``.
+            training: saved under the name of its stage.
             snapshots: what the body appends after each epoch, which is saved and loaded with it.
 
         Returns:
@@ -102,9 +102,9 @@ class Checkpoint:
             TrainingError: the training's.
         """
         snapshots = [] if snapshots is None else snapshots
-        if training.part in self.parts:
+        if training.stage in self.stages:
             with self.reading():
-                saved = copy.deepcopy(self.parts[training.part])  # the optimizer changes its state
+                saved = self.stages[training.stage]
                 training.load_state_dict(saved)
                 snapshots[:] = saved["snapshots"]
                 if not training.finished:
@@ -116,8 +116,11 @@ class Checkpoint:
             yield epoch
             random_states = distributed.gather(random_state(training.device))
             if distributed.is_main():
-                state = training.state_dict() | {"snapshots": snapshots, "random": random_states}
-                self.save(**{training.part: state})
+                state = training.state_dict() | {"snapshots": snapshots}
+                if not training.finished:
+                    state["random"] = random_states
+                self.stages.pop("evaluation", None)  # of other weights
+                self.save(**{training.stage: state})
             _log_epoch(training)
 
 

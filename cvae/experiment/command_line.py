@@ -8,16 +8,8 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
-from cvae.config import PhaseConfig, TrainingConfig
 from cvae.datasets import DATASETS
-from cvae.experiment.options import (
-    RECIPES,
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    make_config,
-)
+from cvae.experiment.options import CONFIGS, RECIPES, Config, make_config
 
 __all__ = ["OneLineParser", "folder", "make_parser", "number", "parse_args"]
 
@@ -91,23 +83,22 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     """Make a flag of every option; those of Pyro's example have its names and short forms."""
     # Flags that are not given leave no value behind.
     parser = OneLineParser("main.py", description, argument_default=argparse.SUPPRESS)
-    for cls in (Config, DataConfig, TrainingConfig, PhaseConfig, ModelConfig, EvaluationConfig):
-        title = "run" if cls is Config else cls.__name__.removesuffix("Config").lower()
+    for title, cls in CONFIGS.items():
         group, kinds = parser.add_argument_group(title), get_type_hints(cls)
         for option in fields(cls):
             if "help" in option.metadata:
                 _add_flag(group, option, kinds[option.name])
-        if cls is TrainingConfig:
+        if title == "training":
             help = "maximum number of epochs of the baseline, if it is another one"
             help += _defaults("baseline_epochs", None)
             group.add_argument("--baseline-epochs", type=number(int, 1), metavar="N", help=help)
-        if cls is Config:
+        if title == "run":
             group.add_argument("--cuda", action="store_true", help="short for --device cuda")
     return parser
 
 
 def _add_flag(group: Any, option: Field, kind: Any) -> None:
-    """Add the flag of an option of a type: a number, a word, a folder, or yes and no."""
+    """Add the flag of an option, by its type."""
     limits = dict(option.metadata)
     help, short = limits.pop("help") + _defaults(option.name, option.default), limits.pop("short")
     base = (get_args(kind) or (kind,))[0]  # int of int | None and of tuple[int, ...]
@@ -142,11 +133,11 @@ def parse_args(argv: Sequence[str] | None = None, description: str | None = None
         if given.get("device", "auto") not in ("auto", "cuda"):
             parser.error(f"--cuda contradicts --device {given['device']}")
         given["device"] = "cuda"
-    for words, name in (("-nq", "num_quadrant_inputs"), ("--seeds", "seeds")):
+    for flag, name in (("-nq", "num_quadrant_inputs"), ("--seeds", "seeds")):
         if name in given:
             values = given[name] = tuple(given[name])
             if len(set(values)) < len(values):
-                parser.error(f"{words} {' '.join(map(str, values))}: each may be given once")
+                parser.error(f"{flag} {' '.join(map(str, values))}: each may be given once")
     return make_config(given)
 
 

@@ -102,13 +102,13 @@ def _interrupted_by_signals(received: list[int]) -> Iterator[None]:
 
     def interrupt(number: int, _: FrameType | None) -> None:
         received.append(number)
-        for each in signals:
-            signal.signal(each, signal.SIG_DFL)
+        for other in signals:
+            signal.signal(other, signal.SIG_DFL)
         raise KeyboardInterrupt
 
-    handlers = {each: signal.signal(each, interrupt) for each in signals}
+    handlers = {signum: signal.signal(signum, interrupt) for signum in signals}
     try:
         yield
     finally:
-        for each, handler in handlers.items():
-            signal.signal(each, handler)
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)

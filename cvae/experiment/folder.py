@@ -58,7 +58,7 @@ def prepare(config: Config) -> Config:
 
     Raises:
         DataError: the data set is missing, damaged or can't be downloaded.
-        FileError: a checkpoint is damaged.
+        FileError: a checkpoint is damaged, or of another version.
         UsageError: the folder holds results of other options.
     """
     dataset = resolve_dataset(config.data.dataset, config.data.data_dir)
@@ -66,8 +66,8 @@ def prepare(config: Config) -> Config:
     config.data.get_data(1)  # whatever is wrong with the data is told before anything is deleted
     folder = config.output_dir
     if dataset not in DATASETS:
-        places = {Path(dataset), *(file.parent for file in find_own_images(dataset))}
-        if folder.resolve() in {place.resolve() for place in places}:
+        sources = {Path(dataset), *(file.parent for file in find_own_images(dataset))}
+        if folder.resolve() in {source.resolve() for source in sources}:
             raise UsageError(f"{folder} holds the data set: choose another --output-dir")
     seed_folders = sorted(folder.glob(SEED_FOLDER.format(seed="*")))
     if config.overwrite:

@@ -40,7 +40,7 @@ def choose_jobs(config: Config, device: torch.device) -> int:
     """Return how many runs to do at a time, at most as many as there are.
 
     Raises:
-        UsageError: they can't be side by side, as several processes share each of them.
+        UsageError: under ``torchrun``, whose processes work on each run together.
     """
     if config.jobs == 1:
         return 1
@@ -127,7 +127,7 @@ def _blocked_signals() -> Iterator[None]:
 
 def _start(program: str, run: Run, threads: int, place: int, records: Records) -> Popen:
     """Start a process for a run, and a thread that queues what it logs."""
-    # In its environment, as its imports come before it can read the pipe.
+    # The paths come by the environment, as its imports come before it can read the pipe.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
     process = Popen([sys.executable, program, CHILD], env=environment, stdin=PIPE, stdout=PIPE)
     assert process.stdin
@@ -142,11 +142,13 @@ def _start(program: str, run: Run, threads: int, place: int, records: Records) -
 def _follow(process: Popen, name: str, records: Records) -> None:
     """Queue what a process logs, and None after its end."""
     # It may have ended before it read all that was written to it: then closing the pipe fails.
-    with contextlib.suppress(OSError), process:
-        for line in process.stdout or ():
-            with contextlib.suppress(ValueError, TypeError):  # no record, or half of one
-                records.put((name, logging.makeLogRecord(json.loads(line))))
-    records.put((name, None))
+    try:
+        with contextlib.suppress(OSError), process:
+            for line in process.stdout or ():
+                with contextlib.suppress(ValueError, TypeError):  # no record, or half of one
+                    records.put((name, logging.makeLogRecord(json.loads(line))))
+    finally:
+        records.put((name, None))
 
 
 def run_child(train: Callable[[Run], None]) -> int:

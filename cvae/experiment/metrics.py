@@ -1,6 +1,7 @@
-"""What runs were evaluated to: saved in their checkpoints, written as tables and metrics.json."""
+"""Evaluations of runs: saved in their checkpoints, written as tables and metrics.json."""
 
 import ast
+import contextlib
 import json
 import logging
 import math
@@ -29,12 +30,13 @@ logger = logging.getLogger(__name__)
 
 
 def saved_evaluations(checkpoint: Checkpoint, config: Config) -> dict[str, Evaluation] | None:
-    """Return by split what a run was evaluated to with these numbers of samples, if it was."""
+    """Return the evaluations by split, if the run was evaluated with these numbers of samples."""
     with checkpoint.reading():
-        saved = checkpoint.parts.get("evaluation", {"options": None})
+        saved = checkpoint.stages.get("evaluation", {"options": None})
         if saved["options"] != vars(config.evaluation):
             return None
-        return {split: Evaluation.from_dict(each) for split, each in saved["evaluations"].items()}
+        plain = saved["evaluations"].items()
+        return {split: Evaluation.from_dict(values) for split, values in plain}
 
 
 def save_evaluations(
@@ -70,7 +72,7 @@ def save_evaluations(
     checkpoint.save(
         evaluation={
             "options": dict(vars(run.config.evaluation)),
-            "evaluations": {split: asdict(each) for split, each in evaluations.items()},
+            "evaluations": {split: asdict(evaluation) for split, evaluation in evaluations.items()},
             "splits": {k: {"name": data.name, "images": len(data)} for k, data in datasets.items()},
             "summary": summary,
         }
@@ -86,7 +88,7 @@ def write_results(config: Config, seed: int) -> tuple[Table, dict[str, Any]] | N
     results, settings, about = {}, {}, dict[str, Any]()
     for n, checkpoint in open_checkpoints(config, seed).items():
         if evaluations := saved_evaluations(checkpoint, config):
-            saved = checkpoint.parts["evaluation"]
+            saved = checkpoint.stages["evaluation"]
             results[n], settings[f"q{n}"] = evaluations, saved["summary"]
             about = {"image_shape": checkpoint.config["image_shape"], "splits": saved["splits"]}
     if not results:
@@ -116,8 +118,8 @@ def write_results(config: Config, seed: int) -> tuple[Table, dict[str, Any]] | N
 
 def write_summary(config: Config) -> None:
     """Write and print the table of each seed, and of several seeds the means."""
-    written = [each for seed in config.seeds if (each := write_results(config, seed))]
-    tables, metrics = [table for table, _ in written], [each for _, each in written]
+    written = [result for seed in config.seeds if (result := write_results(config, seed))]
+    tables, metrics = [table for table, _ in written], [of_seed for _, of_seed in written]
     if len(tables) > 1:
         runs = [run for of_seed in metrics for run in of_seed["runs"]]
         seeds = ", ".join(str(run["seed"]) for run in runs)
@@ -138,7 +140,7 @@ def _write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """Read ``metrics.json`` in today's layout, also where an older version has written it.
+    """Read ``metrics.json``, that of one seed in today's layout also if an older version wrote it.
 
     Raises:
         FileError: it is missing or damaged.
@@ -148,18 +150,11 @@ def read_metrics(folder: Path) -> dict[str, Any]:
         metrics = dict(json.loads(path.read_bytes()))
         if "runs" not in metrics:  # of one seed, whose arguments were written as strings
             metrics["runs"] = [{key: metrics[key] for key in ("seed", "settings", "results")}]
-            arguments = metrics["arguments"].items()
-            metrics["arguments"] = {key: _parse(value) for key, value in arguments}
+            for name, text in metrics["arguments"].items():
+                with contextlib.suppress(SyntaxError, ValueError):  # a word stays a word
+                    metrics["arguments"][name] = ast.literal_eval(text)
         return metrics
     except OSError as error:
         raise FileError(f"{path} can't be read ({error.strerror})") from error
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise FileError(f"{path} is damaged") from error
-
-
-def _parse(text: str) -> Any:
-    """Restore a value from what ``str`` made of it; words stay words."""
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 
-from cvae.config import FRACTION, MAX_FACTOR, PhaseConfig, TrainingConfig, option
+from cvae.config import FRACTION, MAX_FACTOR, TrainingConfig, option
 from cvae.data import get_data
 from cvae.datasets import DATASETS
 from cvae.files import FILES, SEED_FOLDER
 from cvae.model import ACTIVATIONS, GENERATION_INPUTS
+from cvae.train import Phase, importance_weighted_elbo
 
-__all__ = ["RECIPES", "Config", "DataConfig", "EvaluationConfig", "ModelConfig", "Run"]
-__all__ += ["make_config", "setting_name"]
+__all__ = ["CONFIGS", "RECIPES", "Config", "DataConfig", "PhaseConfig", "Run", "make_config"]
+__all__ += ["setting_name"]
 
 ELBOS = {"mean-field": TraceMeanField_ELBO, "trace": Trace_ELBO}
 VAL_BATCH_SIZE = 1000  # without gradients there is memory for more images at once
@@ -83,9 +84,28 @@ class ModelConfig:
     )
     elbo: str = option("mean-field", "KL term in closed form, or sampled", choices=tuple(ELBOS))
 
-    def make_elbo(self) -> ELBO:
-        """Make Pyro's estimate of the bound."""
-        return ELBOS[self.elbo]()
+
+@dataclass(frozen=True)
+class PhaseConfig:
+    """What changes in the last epochs of the CVAE's training; by default, nothing does."""
+
+    shift: int = option(
+        0, "shift training images by up to N pixels, until the last phase", least=0, most=8
+    )
+    bound_samples: int = option(1, "latent samples in the last phase's bound", least=1)
+    last_phase: float = option(
+        0.2, "last fraction of the epochs, without shifts, with those samples", **FRACTION
+    )
+
+    def make_phases(self, num_epochs: int, elbo: ELBO) -> list[Phase]:
+        """Make the first and the last phase, of so many epochs together.
+
+        With several samples, the bound of the last one is importance-weighted, else it is ``elbo``.
+        """
+        several = self.bound_samples > 1
+        bound = importance_weighted_elbo(self.bound_samples) if several else elbo
+        first = round((1 - self.last_phase) * num_epochs)
+        return [Phase(first, elbo, self.shift), Phase(num_epochs - first, bound)]
 
 
 @dataclass(frozen=True)
@@ -190,6 +210,10 @@ class Config:
         ]
         return f"recipe {self.recipe}" + (f" with {' '.join(changed)}" if changed else "")
 
+    def make_phases(self, steps_per_epoch: int) -> list[Phase]:
+        """Make the phases of the CVAE's training, given the number of training batches."""
+        return self.phases.make_phases(self.cvae.epochs(steps_per_epoch), ELBOS[self.model.elbo]())
+
     @property
     def several_seeds(self) -> bool:
         """Whether each seed has a folder of its own."""
@@ -204,6 +228,11 @@ class Config:
         """Return the folder of the files of a seed."""
         name = SEED_FOLDER.format(seed=seed) if self.several_seeds else ""
         return self.output_dir / name
+
+
+# By the title of their flags in the help.
+CONFIGS = {"run": Config, "data": DataConfig, "training": TrainingConfig, "phases": PhaseConfig}
+CONFIGS |= {"model": ModelConfig, "evaluation": EvaluationConfig}
 
 
 @dataclass(frozen=True)
@@ -260,7 +289,5 @@ def make_config(given: dict[str, Any]) -> Config:
         min_steps=0 if "baseline_epochs" in given else least["baseline"],
         max_grad_norm=math.inf,
     )
-    parts = {"data": DataConfig, "model": ModelConfig, "phases": PhaseConfig}
-    parts |= {"evaluation": EvaluationConfig}
-    picked = {name: pick(cls) for name, cls in parts.items()}
+    picked = {name: pick(CONFIGS[name]) for name in ("data", "phases", "model", "evaluation")}
     return Config(baseline=baseline, cvae=cvae, **picked, **values)

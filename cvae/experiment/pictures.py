@@ -1,11 +1,10 @@
 """The figures of a run: which images they show, what they say above them, and their files."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from cvae import figures
@@ -29,7 +28,7 @@ NUM_PROBLEM_IMAGES = 4
 NUM_AMBIGUOUS = 4  # inputs of the diversity figure
 NUM_DIVERSITY_SAMPLES = 500  # for mean and standard deviation; the first of them are shown
 NUM_ANIMATED, FRAMES_PER_EPOCH = 3, 3
-ANIMATED_FROM = 30_000  # training images: there the animation takes about 1 % of the time
+ANIMATED_FROM = 30_000  # training images, with which the animation takes about 1 % of a run
 
 NUM_CANDIDATES, NUM_COMPARED = 2000, 10_000  # the first images of each data set
 NUM_NEIGHBOURS, MIN_FRACTION = 20, 0.3  # of these an ambiguous input's second label has at least
@@ -51,9 +50,9 @@ def choose_inputs(training: CVAEMNIST, images: CVAEMNIST, num_ambiguous: int) ->
     """
     compared, candidates = training[:NUM_COMPARED], images[:NUM_CANDIDATES]
     known = ~is_missing(candidates["input"][0])
-    pixels = [each["original"].squeeze(-3)[:, known].cpu() * 255 for each in (compared, candidates)]
+    pixels = [b["original"].squeeze(-3)[:, known].cpu() * 255 for b in (compared, candidates)]
     # Whole numbers in double precision are exact, so the choice is the same on every machine.
-    far, near = (each.round().double() for each in pixels)
+    far, near = (values.round().double() for values in pixels)
     distances = far.square().sum(1) - 2 * near @ far.t()  # squared, up to a constant per candidate
     nearest = distances.topk(min(NUM_NEIGHBOURS, len(far)), largest=False).indices
     labels, own = compared["digit"].cpu()[nearest].tolist(), candidates["digit"].tolist()
@@ -150,26 +149,20 @@ class Pictures:
         )
         generator = torch.Generator().manual_seed(self.run.seed)
         some = torch.randperm(len(self.images), generator=generator)[: config.num_images]
-        plot = figures.plot_samples
-        self._draw_completions("samples", plot, cvae, some, config.num_samples, title)
+        self._draw_completions("samples", cvae, some, config.num_samples, title)
 
     def _draw_diversity(self, cvae: CVAE) -> None:
         title = (
             f"{self.setting}: the baseline's one answer, and the CVAE's many (20 samples; mean "
             f"and standard deviation of {NUM_DIVERSITY_SAMPLES})"
         )
-        ambiguous, plot = self.inputs[1:] or self.inputs, figures.plot_diversity
-        self._draw_completions("diversity", plot, cvae, ambiguous, NUM_DIVERSITY_SAMPLES, title)
+        ambiguous = self.inputs[1:] or self.inputs
+        self._draw_completions("diversity", cvae, ambiguous, NUM_DIVERSITY_SAMPLES, title)
 
     def _draw_completions(
-        self,
-        file: str,
-        plot: Callable[..., Figure],
-        cvae: CVAE,
-        rows: Any,
-        num_samples: int,
-        title: str,
+        self, file: str, cvae: CVAE, rows: Any, num_samples: int, title: str
     ) -> None:
+        plot = {"samples": figures.plot_samples, "diversity": figures.plot_diversity}[file]
         batch = self.images[rows]
         seed_stage(self.run.seed, file)
         samples = draw_samples(cvae, batch["input"], num_samples)

@@ -11,7 +11,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 
-def outcome(folder: Path) -> dict[str, Any]:
+def written_by(folder: Path) -> dict[str, Any]:
     """Read all files but checkpoints byte for byte; ``metrics.json`` without times and flags."""
 
     def timeless(value: Any) -> Any:

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from cvae.datasets import load_images
-from tests.faults import end_of_group, outcome
+from tests.faults import end_of_group, written_by
 from tests.faults.coarse import main as program
 
 WORDS = "--dataset mnist-5k --subset 400 -n 4 -p 2 --num-importance-samples 8 -vi 3 -vs 2 -nq 1 3"
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         start = time.monotonic()
         if wait(fork([*words, "--output-dir", str(alone)], log)):
             raise SystemExit(log.read_text())
-        seconds, expected = time.monotonic() - start, outcome(alone)
+        seconds, expected = time.monotonic() - start, written_by(alone)
         while kills.total() < args.kills:
             runs += 1
             folder, status = Path(place, f"run {runs}"), -signal.SIGKILL
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if not end_of_group(pid):
                     failures += 1
                     print("a process was left behind")
-            if status or outcome(folder) != expected:
+            if status or written_by(folder) != expected:
                 failures += 1
                 print(f"{folder.name} ended otherwise, exit status {status}:\n{log.read_text()}")
     for where, count in sorted(kills.items()):
