@@ -48,6 +48,7 @@ def test_default_weights_are_the_tutorials():
     assert shapes(CVAE()) == shapes(CVAE(200, 500, 500, BaselineNet(500, 500))) == expected
 
 
+@activations
 def test_encoder_is_the_tutorials_formula(batch, activation):
     x, y = batch["input"], torch.rand(8, 784)  # the tutorial's prediction comes flat
     net = Encoder(Z_DIM, HIDDEN_1, HIDDEN_2, activation)
