@@ -22,6 +22,7 @@ from cvae.experiment.folder import lock_folder, open_checkpoint, prepare, save_w
 from cvae.experiment.jobs import CHILD, choose_jobs, run_child, run_side_by_side
 from cvae.experiment.options import Config, Run
 from cvae.experiment.pictures import Pictures, describe
+from cvae.files import RunError
 from cvae.model import CVAE
 from cvae.train import BaselineTraining, CVAETraining
 
@@ -45,7 +46,7 @@ def run_all(config: Config) -> None:
             write_demos(config)
         if failed:
             number = f"{len(failed)} of {len(config.runs())}"
-            raise RuntimeError(f"{number} runs failed, see above: {'; '.join(failed)}")
+            raise RunError(f"{number} runs failed, see above: {'; '.join(failed)}")
 
 
 def train_and_evaluate(run: Run) -> None:

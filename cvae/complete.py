@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from cvae.experiment.command_line import OneLineParser, number
-from cvae.experiment.console import EXPECTED_ERRORS, one_line
+from cvae.experiment.console import is_expected, one_line
 from cvae.figures import plot_completions, save_figure
 from cvae.files import FILES
 from cvae.own_images import has_bright_background, read_image
@@ -93,7 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for warning in complete_files(folder, files, *options):
             print(f"{parser.prog}: warning: {warning}", file=sys.stderr)
-    except EXPECTED_ERRORS as error:
+    except Exception as error:
+        if not is_expected(error):
+            raise
         print(f"{parser.prog}: error: {one_line(error)}", file=sys.stderr)
         return 1
     print(f"Written to {output}")

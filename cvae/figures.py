@@ -1,5 +1,6 @@
 """Figures from arrays, numbers and a title.  A dot is one of a figure, a pixel one of an image."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def tile(images: Tensor, scale: int, outlined: Tensor | None = None) -> np.ndarr
         outlined: pixels to draw an orange line around, just inside, bool that broadcasts to images.
     """
     values = F.interpolate(images.float().cpu(), scale_factor=scale)
-    dots = (values * 255).nan_to_num().round().byte()[..., None].repeat(1, 1, 1, 1, 3)
+    dots = (values.clamp(0, 1) * 255).nan_to_num().round().byte()[..., None].repeat(1, 1, 1, 1, 3)
     dots[values.isnan()] = torch.tensor(MISSING, dtype=torch.uint8)
     if outlined is not None:
         outside = 1 - F.interpolate(outlined.float().cpu().expand(images.shape), scale_factor=scale)
@@ -218,8 +219,10 @@ def style_axes(axes: Axes, unit: str) -> None:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG atomically, the same bytes for the same figure."""
+    png = io.BytesIO()  # an error of drawing is none of writing
+    figure.savefig(png, format="png", dpi=figure.dpi, metadata={"Software": None})
     with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=figure.dpi, metadata={"Software": None})
+        file.write(png.getbuffer())
 
 
 def _join(pictures: list[np.ndarray], axis: int) -> np.ndarray:

@@ -9,8 +9,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-__all__ = ["FILES", "SEED_FOLDER", "DataError", "FileError", "UsageError", "atomic_write"]
-__all__ += ["read_tensors"]
+__all__ = ["FILES", "SEED_FOLDER", "CVAEError", "DataError", "FileError", "ModelError", "RunError"]
+__all__ += ["UsageError", "atomic_write", "read_tensors"]
 
 # The files of a run; n is the number of known quadrants.
 FILES = {
@@ -31,23 +31,36 @@ FILES = {
 SEED_FOLDER = "seed_{seed}"  # of each of several seeds
 
 
-class UsageError(ValueError):
+class CVAEError(Exception):
+    """What the package itself refuses or can't do; its message is enough."""
+
+
+class UsageError(CVAEError, ValueError):
     """The command line or an argument asks for something that cannot be done."""
 
 
-class DataError(RuntimeError):
+class DataError(CVAEError, RuntimeError):
     """The data set is missing, damaged or cannot be downloaded."""
 
 
-class FileError(RuntimeError):
+class FileError(CVAEError, RuntimeError):
     """A file of an earlier run is missing, damaged or belongs to another run."""
+
+
+class ModelError(CVAEError):
+    """A model can't be evaluated as it is."""
+
+
+class RunError(CVAEError, RuntimeError):
+    """Some runs of a command have failed."""
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file that takes the place of ``path`` once it is on the disk in full.
 
-    Whatever happens, even a loss of power, ``path`` is the old file or the new one.
+    Whatever happens, even a loss of power, ``path`` is the old file or the new one.  Do nothing but
+    write to it in the ``with`` block: any ``OSError`` there is taken for a failure to write.
 
     Raises:
         OSError: it can't be written; the message names it.

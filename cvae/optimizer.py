@@ -14,11 +14,12 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
 from cvae import distributed
 from cvae.config import TrainingConfig
+from cvae.files import CVAEError
 
 __all__ = ["Optimizer", "TrainingError"]
 
 
-class TrainingError(RuntimeError):
+class TrainingError(CVAEError, RuntimeError):
     """Training cannot continue."""
 
 

@@ -7,12 +7,14 @@ import signal
 import sys
 
 import pytest
+import torch
 from tqdm import tqdm
 
 import main
 from cvae.experiment.console import exit_status, show_log
 from cvae.experiment.options import Config
-from cvae.files import UsageError
+from cvae.files import DataError, FileError, ModelError, RunError, UsageError
+from cvae.optimizer import TrainingError
 
 logger = logging.getLogger("cvae")
 
@@ -29,8 +31,13 @@ def raising(error: BaseException):
     [
         (UsageError("not\n  so"), 2, "not so"),
         (OSError("no\nroom"), 1, "no room"),
-        (RuntimeError("it failed"), 1, "it failed"),
         (MemoryError(), 1, "MemoryError"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), 1, "CUDA out of memory"),
+        (DataError("it failed"), 1, "it failed"),
+        (FileError("it failed"), 1, "it failed"),
+        (ModelError("it failed"), 1, "it failed"),
+        (RunError("it failed"), 1, "it failed"),
+        (TrainingError("it failed"), 1, "it failed"),
     ],
 )
 def test_failure_is_one_line_and_a_status(capsys, error, status, line):
@@ -41,10 +48,21 @@ def test_failure_is_one_line_and_a_status(capsys, error, status, line):
     assert shown.startswith("Traceback") and shown.endswith(f"main.py: error: {line}\n")
 
 
-def test_mistakes_in_the_code_keep_their_traceback():
+def test_memory_that_ran_out_on_the_cpu_is_one_line(capsys):
+    assert exit_status(lambda _: print(torch.empty(10**15)), Config()) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("main.py: error: ") and "you tried to allocate 4000000000000000" in line
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2"), ValueError(), LookupError()])
+def test_mistakes_in_the_code_keep_their_traceback(capsys, error):
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     assert exit_status(lambda _: None, Config()) == 0
-    with pytest.raises(ZeroDivisionError):
-        exit_status(raising(ZeroDivisionError()), Config())
+    with pytest.raises(type(error)) as failure:
+        exit_status(raising(error), Config())
+    assert failure.value is error and failure.traceback[-1].name == "run"
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -53,7 +71,7 @@ def test_signal_stops_the_run_whatever_a_library_makes_of_it(capsys, number):
         try:
             os.kill(os.getpid(), number)
         except KeyboardInterrupt as error:
-            raise RuntimeError("a callback failed") from error
+            raise LookupError("a callback failed") from error
 
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     assert exit_status(run, Config(overwrite=True)) == 128 + number

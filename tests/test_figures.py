@@ -227,3 +227,17 @@ def test_same_figure_gives_the_same_bytes_without_a_version(tmp_path):
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
     with Image.open(tmp_path / "one") as picture:
         assert picture.format == "PNG" and set(picture.info) == {"dpi"}
+
+
+@pytest.mark.parametrize("raised, cause", [(FileNotFoundError, None), (RuntimeError, OSError())])
+def test_a_failure_to_draw_is_not_called_one_to_write(tmp_path, monkeypatch, raised, cause):
+    """As with ``text.usetex`` where there is no LaTeX."""
+
+    def savefig(*_, **__):
+        raise raised("no latex") from cause
+
+    figure, *_ = samples_figure()
+    monkeypatch.setattr(figure, "savefig", savefig)
+    with pytest.raises(raised, match="^no latex$"):
+        save_figure(figure, tmp_path / "figure.png")
+    assert not list(tmp_path.iterdir())

@@ -48,6 +48,17 @@ def train(run):
 
 sys.exit(run_child(train))
 """
+FAILING_CHILD = """
+import sys, torch
+from cvae.experiment.jobs import run_child
+
+def train(run):
+    if run.num_quadrant_inputs == 1:
+        torch.empty(10**15)
+    torch.ones(2, 3) @ torch.ones(2, 3)
+
+sys.exit(run_child(train))
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -160,6 +171,19 @@ def test_what_a_child_prints_goes_to_stderr_and_spoils_no_log_line(tmp_path, cap
     assert sorted(caplog.messages) == [f"1 quadrant: {letters}", f"2 quadrants: {letters}"]
     out, err = capfd.readouterr()
     assert out == "" and sorted(err.splitlines()) == sorted(2 * ["a model", "its program"])
+
+
+def test_a_child_shows_where_a_mistake_is_and_its_run_has_failed(tmp_path, caplog, capfd):
+    program = tmp_path / "program.py"
+    program.write_text(FAILING_CHILD)
+    config = Config(num_quadrant_inputs=(1, 2))
+    assert run_side_by_side(config, 2, str(program)) == ["1 quadrant", "2 quadrants"]
+    failed = "2 quadrants: failed; other runs continue"
+    assert [each for each in caplog.messages if "2 quadrants" in each] == [failed]
+    assert caplog.text.count("1 quadrant: error: ") == 1
+    error = capfd.readouterr().err
+    assert error.startswith("Traceback") and error.count("Traceback") == 1
+    assert 'program.py", line 8, in train' in error and "RuntimeError: mat1 and mat2" in error
 
 
 @pytest.mark.parametrize("given", [b"", b"words", b"N."])

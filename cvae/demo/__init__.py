@@ -15,11 +15,11 @@ from torch import Tensor
 from cvae.data import CVAEMNIST
 from cvae.demo.weights import LOW_BITS, encode, extract
 from cvae.evaluate import with_error
-from cvae.experiment.console import EXPECTED_ERRORS, one_line
+from cvae.experiment.console import is_expected, one_line
 from cvae.experiment.metrics import read_metrics
 from cvae.experiment.options import Config, DataConfig, setting_name
 from cvae.experiment.pictures import choose_inputs
-from cvae.files import FILES, SEED_FOLDER, DataError, FileError, UsageError, atomic_write
+from cvae.files import FILES, SEED_FOLDER, FileError, atomic_write
 from cvae.own_images import has_bright_background
 from cvae.trained import TrainedCVAE
 
@@ -49,7 +49,9 @@ def write_demos(config: Config) -> None:
         if (config.folder(seed) / FILES["metrics"]).exists():
             try:
                 pages.append(write_demo(config.folder(seed), config.data.data_dir))
-            except EXPECTED_ERRORS as error:
+            except Exception as error:
+                if not is_expected(error):
+                    raise
                 problems[one_line(error)] = None
     if problems:
         logger.warning("Warning: %s was not written: %s", FILES["demo"], "; ".join(problems))
@@ -109,15 +111,16 @@ def write_demo(folder: Path, data_dir: Path) -> Path:
         page["examples"] = _text(images.numpy().tobytes())
         # Strokes are bright where the border is dark; other images are shown as they are.
         page["photo"] = has_bright_background(images.numpy())
-    except (DataError, FileError, UsageError):
-        raise
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if is_expected(error):
+            raise
         reason = (
             "is damaged, or of another version, or the model is one that the page can't compute"
         )
         raise FileError(f"{folder / FILES['metrics']} {reason}") from error
+    content = _fill(page).encode()
     with atomic_write(folder / FILES["demo"]) as file:
-        file.write(_fill(page).encode())
+        file.write(content)
     return folder / FILES["demo"]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cvae.demo import find_folders, write_demo
 from cvae.experiment.command_line import OneLineParser, folder
-from cvae.experiment.console import EXPECTED_ERRORS, one_line
+from cvae.experiment.console import is_expected, one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for of_seed in find_folders(args.folder):
             print(f"Written to {write_demo(of_seed, args.data_dir)}")
-    except EXPECTED_ERRORS as error:
+    except Exception as error:
+        if not is_expected(error):
+            raise
         print(f"{parser.prog}: error: {one_line(error)}", file=sys.stderr)
         return 1
     return 0

@@ -11,20 +11,21 @@ import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+import torch
 from tqdm import tqdm
 
 from cvae.experiment.options import Config
-from cvae.files import UsageError
+from cvae.files import CVAEError, UsageError
 
-__all__ = ["EXPECTED_ERRORS", "exit_status", "one_line", "show_log"]
+__all__ = ["exit_status", "is_expected", "one_line", "show_log"]
 
 logger = logging.getLogger("cvae")
 
-EXPECTED_ERRORS = (OSError, RuntimeError, MemoryError, UsageError)  # their message is enough
+EXPECTED_ERRORS = (CVAEError, OSError, MemoryError, torch.cuda.OutOfMemoryError)
 
 
 def exit_status(run: Callable[[Config], None], config: Config) -> int:
-    """Run, report a failure or an interruption in one line, and leave the process as it was.
+    """Run, report an expected error or an interruption in one line, leave the process as it was.
 
     Returns:
         0 if all went well, 1 for a run that failed, 2 for a bad command line, and 128 plus the
@@ -41,7 +42,9 @@ def exit_status(run: Callable[[Config], None], config: Config) -> int:
             with _interrupted_by_signals(received):
                 run(config)
             return 0
-        except (*EXPECTED_ERRORS, KeyboardInterrupt) as error:
+        except BaseException as error:
+            if not (received or is_expected(error)):
+                raise
             if config.debug:
                 traceback.print_exc()
             status, reason = 1, f"error: {one_line(error)}"
@@ -54,6 +57,14 @@ def exit_status(run: Callable[[Config], None], config: Config) -> int:
                 status = 2
             print(f"main.py: {reason}", file=sys.stderr)
             return status
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether the message of an error is enough; any other shows where in the code it is."""
+    # For the memory of a CPU or of an Apple GPU, PyTorch raises a plain RuntimeError.
+    words = ("DefaultCPUAllocator", "out of memory")
+    no_memory = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return no_memory or isinstance(error, EXPECTED_ERRORS)
 
 
 def one_line(error: BaseException) -> str:

@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from cvae import distributed
-from cvae.experiment.console import EXPECTED_ERRORS, one_line
+from cvae.experiment.console import is_expected, one_line
 from cvae.experiment.options import Config, Run
 from cvae.files import UsageError
 
@@ -179,7 +179,9 @@ def run_child(train: Callable[[Run], None]) -> int:
         torch.cuda.set_device(place % torch.cuda.device_count())
     try:
         train(run)
-    except EXPECTED_ERRORS as error:
+    except Exception as error:
+        if not is_expected(error):
+            raise
         if run.config.debug:
             traceback.print_exc()
         logger.error("%s: error: %s", run.name, one_line(error))
