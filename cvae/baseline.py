@@ -5,8 +5,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["BaselineNet", "MaskedBCELoss", "is_missing", "layer_outputs", "missing_pixel_indices"]
-__all__ += ["missing_pixel_nll"]
+__all__ = ["BaselineNet", "MaskedBCELoss", "is_missing", "layer_outputs", "missing_pixel_nll"]
+__all__ += ["scored_pixels"]
 
 
 class BaselineNet(nn.Module):
@@ -51,8 +51,9 @@ def layer_outputs(layer: nn.Linear, hidden: Tensor, selected: Tensor | None = No
         Shape (..., O) or (..., selected), in the precision of the weights, also where matrix
         products have a lower one.
     """
-    if selected is None:
-        return layer(hidden).to(layer.weight.dtype)
+    if selected is None or type(layer) is not nn.Linear:
+        outputs = layer(hidden).to(layer.weight.dtype)
+        return outputs if selected is None else outputs.index_select(-1, selected)
     weight, bias = layer.weight.index_select(0, selected), layer.bias.index_select(0, selected)
     return F.linear(hidden, weight, bias).to(layer.weight.dtype)
 
@@ -91,18 +92,41 @@ def is_missing(x: Tensor) -> Tensor:
     return x != x.clamp(0, 1)
 
 
-def missing_pixel_indices(x: Tensor) -> Tensor:
-    """Return the indices of the pixels that images lack, int64 in [0, num_pixels).
+def scored_pixels(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor | bool]:
+    """Find the pixels to be scored: those that an image of a batch lacks, and whose truth is known.
 
     Args:
-        x: shape (batch, ...); all images of a batch must lack the same pixels, as they do after
-            ``MaskImages``, and only the first is examined.
+        x: images with missing pixels, shape (batch, ...); each may lack others.
+        y: the missing pixels in [0, 1], in whole images of as many elements; other values are not
+            scored.
+
+    Returns:
+        Indices of the pixels that are scored in any image, int64 of shape (scored,) in
+        [0, num_pixels); their truth, shape (batch, scored), 0.5 where it is not scored; and a mask
+        of what is scored, bool of the same shape, or True if all is.
     """
-    return is_missing(x[0]).flatten().nonzero().squeeze(-1)
+    known, whole = x.detach().flatten(1), y.flatten(1)
+    counts = known.clamp(0, 1).ne_(known).sum(0)  # of images that lack a pixel; floats are fast
+    indices = counts.nonzero().squeeze(-1)
+    truth = whole.index_select(1, indices)
+    # A traced graph would hold for ever what the first batch has in common.
+    if len(indices) and not torch.jit.is_tracing():
+        least, most = truth.detach().aminmax()
+        fewest = counts.index_select(0, indices).min()
+        if (torch.stack([least, 1 - most, fewest - len(x)]) >= 0).all():  # read once from a GPU
+            return indices, truth, True
+    scored = is_missing(known) & ~is_missing(whole)
+    indices = scored.any(0).nonzero().squeeze(-1)
+    scored = scored.index_select(1, indices)
+    return indices, whole.index_select(1, indices).where(scored, 0.5), scored
 
 
 def missing_pixel_nll(net: BaselineNet, x: Tensor, y: Tensor) -> Tensor:
-    """Return what ``MaskedBCELoss`` sums, computing only the missing pixels: (batch, missing)."""
-    missing = missing_pixel_indices(x)
-    target = y.flatten(1).index_select(1, missing)
-    return F.binary_cross_entropy_with_logits(net.logits(x, missing), target, reduction="none")
+    """Return what ``MaskedBCELoss`` sums, of :func:`scored_pixels` alone: shape (batch, scored)."""
+    indices, truth, scored = scored_pixels(x, y)
+    weight = None if isinstance(scored, bool) else scored.to(truth.dtype)
+    if type(net).forward is not BaselineNet.forward:  # of a net of one's own
+        prediction = net(x).index_select(1, indices)
+        return F.binary_cross_entropy(prediction, truth, weight, reduction="none")
+    logits = net.logits(x, indices)
+    return F.binary_cross_entropy_with_logits(logits, truth, weight, reduction="none")

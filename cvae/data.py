@@ -1,5 +1,6 @@
 """Digit images, split into the quadrants that are known and those to be predicted."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -7,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, Subset
 
@@ -38,6 +41,8 @@ class CVAEMNIST(Dataset):
         transform: called with a sample, which may have leading batch dimensions.
         download: download the files if they are missing.
         source: images to use in place of MNIST's.
+        fixed: transform all images once, rather than at each access, so that what is random about
+            the transform, such as a mask, is the same in every pass and run.
 
     Raises:
         DataError: the files are missing, damaged or can't be downloaded.
@@ -51,12 +56,21 @@ class CVAEMNIST(Dataset):
         download: bool = False,
         *,
         source: Images | None = None,
+        fixed: bool = False,
     ) -> None:
         if source is None:
             splits = load_images("mnist", root, download=download)
             source = splits["train" if train else "test"]
-        self.source = source
-        self.transform = transform
+        self.source, self.transform = source, None if fixed else transform
+        self.transformed: Sample | None = None
+        if fixed and transform:
+            state = get_rng_state()
+            try:
+                with torch.random.fork_rng(range(torch.cuda.device_count())):
+                    pyro.set_rng_seed(0)
+                    self.transformed = transform(self[:])
+            finally:
+                set_rng_state(state)
 
     @property
     def name(self) -> str:
@@ -89,7 +103,9 @@ class CVAEMNIST(Dataset):
             item = torch.as_tensor(item) if len(item) else slice(0)  # also of single tensors
         rows = torch.arange(len(self))[item]
         index = rows.flatten().to(self.source.images.device)
-        sample = {"original": self.source.images, "digit": self.source.digits}
+        sample = dict(
+            self.transformed or {"original": self.source.images, "digit": self.source.digits}
+        )
         for key, values in sample.items():  # index_select copies whole images, faster than indexing
             sample[key] = values.index_select(0, index).view(rows.shape + values.shape[1:])
         return self.transform(sample) if self.transform else sample
@@ -196,9 +212,10 @@ def shift_images(xs: Tensor, ys: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
 
 
 def get_data(
-    num_quadrant_inputs: int,
+    num_quadrant_inputs: int | None,
     batch_size: int,
     *,
+    mask: Callable[[Sample], Sample] | None = None,
     val_batch_size: int | None = None,
     dataset: str = "auto",
     data_dir: str | Path = "data",
@@ -216,8 +233,11 @@ def get_data(
     ``"train"`` makes an equal number of the images of every batch, the others make a shard.
 
     Args:
-        num_quadrant_inputs: number of known quadrants: 1, 2 or 3.
+        num_quadrant_inputs: number of known quadrants: 1, 2 or 3; None with a ``mask``.
         batch_size: images a batch, at least 1, summed over all processes.
+        mask: in place of :class:`MaskImages`; called with one sample or a batch, it may mask each
+            image differently.  Training draws masks anew at each access; the other images keep
+            theirs in every pass, run and process, on one kind of device.
         val_batch_size: images a batch of the other splits, at least 1; by default the same.
         dataset: ``"auto"``, a name or a path, as in :func:`cvae.datasets.resolve_dataset`.
         data_dir: folder of the data sets' files, which are downloaded if they are missing.
@@ -250,14 +270,20 @@ def get_data(
         raise ValueError(f"mask_with must be below 0 or above 1, not {mask_with}")
     if batch_size % (processes := distributed.world_size()):
         raise UsageError(f"--batch-size {batch_size} can't be divided among {processes} processes")
-    transform = partial(_to_masked_tensor, MaskImages(num_quadrant_inputs, mask_with))
+    if (num_quadrant_inputs is None) == (mask is None) or (mask and mask_with != -1):
+        raise ValueError("give num_quadrant_inputs (1, 2 or 3), or a mask with marks of its own")
+    own_mask, mask = mask is not None, mask or MaskImages(num_quadrant_inputs or 0, mask_with)
+    transform = partial(_to_masked_tensor, mask)
 
     datasets = {}
     dataset = resolve_dataset(dataset, data_dir)
     for split, images in _choose_images(dataset, data_dir, val_fraction, holdout, subset).items():
         images = images.binarized() if binarize else images
         images = replace(images, images=images.images.to(device), digits=images.digits.to(device))
-        datasets[split] = CVAEMNIST("", transform=transform, source=images)
+        fixed = own_mask and split != "train"
+        datasets[split] = CVAEMNIST("", transform=transform, source=images, fixed=fixed)
+        if fixed:
+            _check_masked(datasets[split][:])
     dataloaders = _make_loaders(datasets, batch_size, val_batch_size or batch_size, seed)
     return datasets, dataloaders, {split: len(data) for split, data in datasets.items()}
 
@@ -304,7 +330,16 @@ def _make_loaders(
     return dataloaders
 
 
-def _to_masked_tensor(mask: MaskImages, sample: Sample) -> Sample:
+def _check_masked(sample: Sample) -> None:
+    """Refuse what a mask of one's own has made, if no pixel is missing, or pixels are no pixels."""
+    for key in ("input", "output"):
+        marks = sample[key][is_missing(sample[key])].nan_to_num(math.inf).unique()
+        if len(marks) > 1 or (key == "input" and not len(marks)):
+            marked = f"one other value where they are missing, not {len(marks)}"
+            raise UsageError(f"the mask's {key} must have pixels in [0, 1], and {marked}")
+
+
+def _to_masked_tensor(mask: Callable[[Sample], Sample], sample: Sample) -> Sample:
     return mask(ToTensor()(sample))
 
 

@@ -7,11 +7,11 @@ import pyro.distributions as dist
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from cvae.baseline import BaselineNet, is_missing, layer_outputs, missing_pixel_indices
+from cvae.baseline import BaselineNet, is_missing, layer_outputs, scored_pixels
+from cvae.files import ModelError
 
 __all__ = ["ACTIVATIONS", "GENERATION_INPUTS", "CVAE", "Decoder", "Encoder", "ResidualBlock"]
 
@@ -87,9 +87,9 @@ class Encoder(nn.Module):
 
         Args:
             x: images of shape (batch, h, w) or (batch, num_pixels), with missing pixels.
-            y: values for the missing pixels, in a whole image of the same size.
+            y: values for the missing pixels, in a whole image of the same size, cut to [0, 1].
         """
-        xc = torch.where(is_missing(x), y.view(x.shape), x)
+        xc = torch.where(is_missing(x), y.view(x.shape), x).clamp(0, 1)
         hidden = self.activation(self.fc1(xc.flatten(1)))
         hidden = self.blocks(self.activation(self.fc2(hidden)))
         z_loc, log_scale = layer_outputs(self.fc31, hidden), layer_outputs(self.fc32, hidden)
@@ -153,13 +153,14 @@ class CVAE(PyroModule):
     default, as in the tutorial, the generation network sees x through z alone.  The baseline is
     frozen: it is never trained here, and always predicts in evaluation mode.
 
-    The networks are attributes that can be replaced.  ``prior_net`` and ``recognition_net`` map
-    images with missing pixels and values for these to mean and standard deviation of z, like
-    :class:`Encoder`.  ``generation_net`` maps z of shape (*particles, batch, z_dim) to
-    probabilities of all pixels, shape (*particles, batch, num_pixels), and with
-    ``generation_input="xz"`` it is called with the known pixels too, like :class:`Decoder`; it may
-    have ``logits``, which computes only the missing pixels.  Every parameter that is not the
-    baseline's is trained and saved: further modules, ``nn.Parameter`` and ``PyroParam`` attributes.
+    The networks are attributes that can be replaced, by anything that has ``forward``.
+    ``prior_net`` and ``recognition_net`` map images with missing pixels and values for these to
+    mean and standard deviation of z, like :class:`Encoder`.  ``generation_net`` maps z of shape
+    (*particles, batch, z_dim) to probabilities of all pixels, shape (*particles, batch,
+    num_pixels), and with ``generation_input="xz"`` it is called with the known pixels too, like
+    :class:`Decoder`.  The distributions can be replaced too: :meth:`prior`, :meth:`posterior` and
+    :meth:`likelihood`.  Every parameter that is not the baseline's is trained and saved: further
+    modules, ``nn.Parameter`` and ``PyroParam`` attributes.
 
     Args:
         pre_trained_baseline_net: the trained baseline, whose parameters are frozen; without one, a
@@ -220,6 +221,30 @@ class CVAE(PyroModule):
         """Return q(z|x,y), batch shape (batch,) and event shape (z_dim,)."""
         return dist.Normal(*self.recognition_net(xs, ys)).to_event(1)
 
+    def likelihood(
+        self, zs: Tensor, xs: Tensor, pixels: Tensor | None = None
+    ) -> dist.TorchDistribution:
+        """Return p(y|z), or p(y|x,z), of pixels in [0, 1]; its mean is what the model predicts.
+
+        Args:
+            zs: latent variables, shape (*particles, batch, z_dim).
+            xs: images with missing pixels, shape (batch, h, w) or (batch, num_pixels).
+            pixels: indices of those that are asked for, int64 of shape (P,); by default all.
+
+        Returns:
+            Batch shape (*particles, batch, P); or, where pixels depend on each other, batch shape
+            (*particles, batch) and event shape (P,), if all images of a batch lack the same ones.
+        """
+        net, sees_x = self.generation_net, self.generation_input == "xz"
+        known = xs.masked_fill(is_missing(xs), 0).flatten(1) if sees_x else None
+        # Targets are grey, which the formula takes, though they are not in the support.
+        if isinstance(net, Decoder) and type(net).forward is Decoder.forward:
+            logits = net.logits(zs, known, pixels)  # of these pixels alone
+            return dist.Bernoulli(logits=logits, validate_args=False)
+        probs = net(zs) if known is None else net(zs, known)
+        probs = probs if pixels is None else probs.index_select(-1, pixels)
+        return dist.Bernoulli(probs, validate_args=False)
+
     def register_parameters(self) -> None:
         """Tell Pyro, from within a model, of all parameters that are not frozen."""
         for name, parameter in self.named_parameters():
@@ -230,40 +255,38 @@ class CVAE(PyroModule):
         """Draw z from the prior network and score, or predict, the missing pixels.
 
         Sites: ``"z"`` of event shape (z_dim,); ``"y"``, observed on the missing pixels when ``ys``
-        is given, else the probabilities of all pixels.  Plate: ``"data"``, over images, at dim -1.
+        is given, else the prediction of all pixels.  Plate: ``"data"``, over images, at dim -1.
 
         Args:
-            xs: images with missing pixels, shape (batch, h, w) or (batch, num_pixels); all lack the
-                same ones.
-            ys: the missing pixels in [0, 1], in whole images of the same shape.
+            xs: images with missing pixels, shape (batch, h, w) or (batch, num_pixels); each may
+                lack others.
+            ys: the missing pixels in [0, 1], in whole images of the same shape; what is outside
+                is not scored.
 
         Returns:
-            Without ``ys``, pixel probabilities of shape (*particles, batch, num_pixels).
+            Without ``ys``, the mean of :meth:`likelihood`, for the plain model probabilities, shape
+            (*particles, batch, num_pixels).
 
         Raises:
-            ValueError: with ``ys`` and Pyro's validation on: some images lack other pixels.
+            ModelError: pixels depend on each other, and images lack different ones.
         """
         self.register_parameters()
         with pyro.plate("data", len(xs), dim=-1):
             zs = pyro.sample("z", self.prior(xs))
-            inputs = [zs]
-            if self.generation_input == "xz":
-                inputs.append(xs.masked_fill(is_missing(xs), 0).flatten(1))
             if ys is None:
-                loc = self.generation_net(*inputs)
+                loc = self.likelihood(zs, xs).mean
                 # Probabilities show grey pixels better than samples of 0 or 1 would.
                 pyro.deterministic("y", loc.detach(), event_dim=1)
                 return loc
-            if is_validation_enabled() and (is_missing(xs) != is_missing(xs[:1])).any():
-                raise ValueError("all images of a batch must lack the same pixels")
-            missing = missing_pixel_indices(xs)
-            if hasattr(self.generation_net, "logits"):  # which can compute these alone
-                scored = {"logits": self.generation_net.logits(*inputs, pixels=missing)}
-            else:
-                scored = {"probs": self.generation_net(*inputs).index_select(-1, missing)}
-            # Targets are grey, which the formula takes, though they are not in the support.
-            likelihood = dist.Bernoulli(**scored, validate_args=False).to_event(1)
-            pyro.sample("y", likelihood, obs=ys.flatten(1).index_select(-1, missing))
+            pixels, truth, scored = scored_pixels(xs, ys)
+            likelihood = self.likelihood(zs, xs, pixels)
+            while isinstance(likelihood, dist.Independent):
+                likelihood = likelihood.base_dist
+            if likelihood.event_dim and scored is not True:
+                which = "images that lack different pixels, and compiled bounds,"
+                raise ModelError(f"{which} need a likelihood of independent pixels")
+            likelihood = likelihood.mask(scored)
+            pyro.sample("y", likelihood.to_event(1 - likelihood.event_dim), obs=truth)
             return None
 
     def guide(self, xs: Tensor, ys: Tensor | None = None) -> None:

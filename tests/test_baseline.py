@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli
 
-from cvae.baseline import BaselineNet, MaskedBCELoss, missing_pixel_indices, missing_pixel_nll
+from cvae.baseline import BaselineNet, MaskedBCELoss, missing_pixel_nll, scored_pixels
 
 
 def hidden_layers(net, x, activation=torch.relu):
@@ -20,11 +20,31 @@ def test_output_is_the_tutorials_formula(shape):
 
 
 @pytest.mark.parametrize("mask_with", [-1, -2, 5, float("inf")])
-def test_missing_pixels_are_found_whatever_marks_them(batch, mask_with):
-    x = torch.where(batch["input"] == -1, mask_with, batch["input"])
-    missing = missing_pixel_indices(x)
-    assert (x.view(8, 784)[:, missing] == mask_with).all()
-    assert len(missing) == (x[0] == mask_with).sum() == (batch["output"][0] != -1).sum()
+def test_scored_pixels_are_found_whatever_marks_missing_ones(batch, mask_with):
+    x, y = (torch.where(batch[key] == -1, mask_with, batch[key]) for key in ("input", "output"))
+    pixels, truth, scored = scored_pixels(x, y)
+    assert (x.view(8, 784)[:, pixels] == mask_with).all() and scored is True
+    assert torch.equal(truth, y.view(8, 784)[:, pixels])
+    assert len(pixels) == (x[0] == mask_with).sum() == (batch["output"][0] != -1).sum()
+
+
+@pytest.mark.parametrize("mask_with", [-1, 5])
+def test_each_image_is_scored_by_its_own_mask(mask_with):
+    """Two with opposite halves missing, and one of whose truth some is unknown."""
+    net, images = BaselineNet(8, 8, 16), torch.rand(3, 4, 4)
+    known = torch.zeros(3, 4, 4, dtype=torch.bool)
+    known[0, :, :2] = known[1:, :, 2:] = True
+    x, y = images.where(known, mask_with), images.where(~known, mask_with)
+    y[2, 0] = mask_with
+    pixels, _, scored = scored_pixels(x, y)
+    assert (
+        isinstance(scored, torch.Tensor)
+        and scored.sum(1).tolist() == [8, 8, 6]
+        and len(pixels) == 16
+    )
+    torch.testing.assert_close(
+        missing_pixel_nll(net, x, y).sum(), MaskedBCELoss(mask_with)(net(x), y)
+    )
 
 
 @pytest.mark.parametrize("masked_with", [-1, -3, float("inf")])

@@ -1,7 +1,9 @@
 import math
 from itertools import chain
+from typing import Any
 
 import numpy as np
+import pyro
 import pytest
 import torch
 import torch.nn.functional as F
@@ -304,3 +306,65 @@ def test_processes_train_with_equal_numbers_of_every_batch(each_rank):
 def test_what_cannot_be_done_is_refused(each_rank, world_size, holdout, complaint):
     with pytest.raises(UsageError, match=complaint):
         list(each_rank(world_size, holdout=holdout))
+
+
+class RandomMasks:
+    """Another mask for each image, of half of its pixels, by whichever random numbers."""
+
+    def __init__(self, rand):
+        self.rand = rand
+
+    def __call__(self, sample):
+        image = sample["original"].squeeze(-3)
+        known = torch.as_tensor(self.rand(*image.shape)) < 0.5
+        return sample | {"input": image.where(known, -1), "output": image.where(~known, -1)}
+
+
+@pytest.mark.parametrize("rand", [torch.rand, np.random.rand])
+def test_images_that_are_not_trained_on_keep_a_mask_of_ones_own(random_digits, rand):
+    """In every pass and whatever the seed, as a whole or in shards; training draws anew."""
+    found = []
+    for seed in (1, 2):
+        pyro.set_rng_seed(seed)
+        following = rand(1)
+        pyro.set_rng_seed(seed)
+        options: Any = dict(dataset="mnist", holdout=10, seed=seed)
+        datasets, loaders, _ = get_data(None, 8, mask=RandomMasks(rand), **options)
+        assert rand(1) == following  # which the masks did not use up
+        for split in ("train", "val", "test"):
+            batches = [
+                torch.cat([b["input"] for b in make_loader(datasets[split], 7)]) for _ in "12"
+            ]
+            assert torch.equal(*batches) == (split != "train")
+        found.append(torch.cat([datasets[split][:]["input"] for split in ("val", "test")]))
+        assert torch.equal(
+            shard(datasets["val"], 1, 2)[[0]]["input"], datasets["val"][[5]]["input"]
+        )
+        assert next(iter(loaders["train"]))["input"].shape == (8, 28, 28)
+    assert torch.equal(*found)
+    masks = (found[0].flatten(1) == -1)[10:]  # of the test images
+    assert len(masks.unique(dim=0)) == len(masks) == 40
+
+
+def hide_with_zero(sample):
+    image = sample["original"].squeeze(-3)
+    return sample | {"input": image * 0, "output": image}
+
+
+def standardise(sample):
+    sample = MaskImages(1)(sample)
+    return sample | {"output": sample["output"] * 3 - 1}
+
+
+@pytest.mark.parametrize(
+    "number, mask, complaint",
+    [
+        (1, RandomMasks(torch.rand), "give num_quadrant_inputs .1, 2 or 3., or a mask"),
+        (None, None, "give num_quadrant_inputs .1, 2 or 3., or a mask"),
+        (None, hide_with_zero, "mask's input must have .* one other value .*, not 0"),
+        (None, standardise, "mask's output must have pixels in .0, 1., and one other value"),
+    ],
+)
+def test_masks_that_hide_nothing_or_change_pixels_are_refused(number, mask, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        get_data(number, 8, mask=mask, dataset="mnist-5k", subset=20)
