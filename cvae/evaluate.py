@@ -9,10 +9,9 @@ import pyro
 import torch
 from pyro.infer import Predictive
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, StackDataset
 
 from cvae import distributed, estimators
-from cvae.baseline import missing_pixel_indices
 from cvae.data import shard
 from cvae.model import CVAE
 
@@ -51,17 +50,20 @@ class Evaluation:
     Attributes:
         rows: the table's rows, in order.
         diagnostics: how far to trust those, and how the model uses its latent variables.
+        likelihood: what the rows are of.
     """
 
     rows: dict[str, Estimate]
     diagnostics: dict[str, Estimate | float]
+    likelihood: str
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "Evaluation":
         """Restore what ``dataclasses.asdict`` made of it."""
         rows = {name: Estimate(**row) for name, row in plain["rows"].items()}
         more = plain["diagnostics"].items()
-        return cls(rows, {k: Estimate(**v) if isinstance(v, dict) else v for k, v in more})
+        diagnostics = {k: Estimate(**v) if isinstance(v, dict) else v for k, v in more}
+        return cls(rows, diagnostics, plain["likelihood"])
 
 
 def evaluate(
@@ -79,11 +81,17 @@ def evaluate(
 
     Returns:
         ``Performance gap`` is baseline minus Monte Carlo, with the standard error of the
-        differences image by image; ``KL`` and ``Reconstruction`` add up to Monte Carlo.  A latent
-        is active if its KL is over 0.01 nats on average; there is no such row where only the KL of
-        all latents together is known.  Below the worst percentile are 1 % of images.
+        differences image by image, if both are of one likelihood; ``KL`` and ``Reconstruction`` add
+        up to Monte Carlo.  A latent is active if its KL is over 0.01 nats on average; there is no
+        such row where only the KL of all latents together is known.  Below the worst percentile are
+        1 % of images.
+
+    Raises:
+        ModelError: the model has no likelihood of each image.
     """
-    images = shard(dataset, distributed.rank(), distributed.world_size())
+    shared = shard(dataset, distributed.rank(), distributed.world_size())
+    batch = shared[list(range(len(shared)))]  # once: a transform may mask at random
+    images = StackDataset(**{key: batch[key] for key in ("input", "output")})
     gather, mean = distributed.gather_images, Estimate.over
     estimate = partial(estimators.estimate_cll, cvae, images)
     baseline = gather(estimators.baseline_nll(cvae.baseline_net, images))
@@ -92,26 +100,35 @@ def evaluate(
     importance, sample_sizes = gather(
         estimate(num_particles=num_importance_samples, reduction=_importance_and_sample_size)
     )
-    latents = gather(estimators.kl_per_latent(cvae, images))  # (latents, images)
+    latents, needed = estimators.kl_per_latent(cvae, images, num_particles)
+    latents = gather(latents)  # (latents, images)
     kl, gap = latents.sum(0), baseline - elbo
-    num_missing = len(missing_pixel_indices(images[0]["input"][None]))
+    num_scored, num_grey = gather(estimators.pixel_counts(images))
     rows = {
         "NN (baseline)": mean(baseline, 0),
         "CVAE (Monte Carlo)": mean(elbo, num_particles),
         "CVAE (prior sampling)": mean(prior, num_importance_samples),
         "CVAE (importance sampling)": mean(importance, num_importance_samples),
-        "Performance gap": mean(gap, num_particles),
     }
-    diagnostics = {
-        "KL": mean(kl, 0 if len(latents) > 1 else 1),
+    diagnostics: dict[str, Estimate | float] = {
+        "KL": mean(kl, needed),
         "Reconstruction": mean(elbo - kl, num_particles),
-        "Performance gap per pixel": mean(gap / num_missing, num_particles),
+    }
+    kind = estimators.likelihood_kind(cvae, images)
+    likelihood = "Bernoulli" + " (grey pixels: cross-entropy)" * bool(num_grey.any())
+    if kind == "Bernoulli":
+        rows["Performance gap"] = mean(gap, num_particles)
+        per_pixel = gap / num_scored.clamp(min=1)
+        diagnostics["Performance gap per pixel"] = mean(per_pixel, num_particles)
+    else:
+        likelihood = f"{likelihood} of NN, {kind} of CVAE"
+    diagnostics |= {
         "Effective sample size, median": sample_sizes.median().item(),
         "Effective sample size, worst percentile": sample_sizes.quantile(0.01).item(),
     }
     if len(latents) > 1:
         diagnostics["Active latents"] = float((latents.mean(1) > MIN_KL_OF_ACTIVE_LATENT).sum())
-    return Evaluation(rows, diagnostics)
+    return Evaluation(rows, diagnostics, likelihood)
 
 
 def _importance_and_sample_size(log_w: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from cvae import distributed
 from cvae.baseline import BaselineNet, missing_pixel_nll
 from cvae.config import TrainingConfig
 from cvae.data import shift_images
-from cvae.estimators import kl_divergences
+from cvae.estimators import check_model, is_plain, kl_divergences, reconstruction
 from cvae.history import EarlyStopping, History, Losses
 from cvae.model import CVAE
 from cvae.optimizer import Optimizer, TrainingError
@@ -283,6 +283,7 @@ class CVAETraining(Training):
     Other arguments and attributes are those of :class:`Training`.
 
     Raises:
+        ModelError: before the first epoch: the model has no likelihood of each image.
         TrainingError: while iterating: a loss is not finite, or model or guide has a parameter that
             is not the CVAE's: a bare ``pyro.param``.
     """
@@ -319,6 +320,13 @@ class CVAETraining(Training):
         """Number of the first phase that has the bound of the next epoch."""
         return 1 + [phase.elbo for phase in self.phases].index(self.phase.elbo)
 
+    def __iter__(self) -> Iterator[int]:
+        self.net.eval()
+        with torch.random.fork_rng([]):  # a loader draws a seed
+            batch = next(iter(self.dataloaders["val"]))
+        check_model(self.net, batch["input"], batch["output"])
+        yield from super().__iter__()
+
     def _run_epoch(self) -> None:
         # The store keeps these parameters apart from those of any other model.  Without Pyro's own
         # checks, a loss that is not finite reaches ours.  Both are as before when the epoch ends.
@@ -338,9 +346,13 @@ class CVAETraining(Training):
         loss = self.phase.elbo.loss(model, guide, xs, ys)
         if isinstance(self.phase.elbo, RenyiELBO):  # which is no sum of two terms
             return {"val": loss}
-        divergences = kl_divergences(model.trace, guide.trace).sum(-1)
-        kl = divergences.reshape(-1, len(xs)).mean(0).sum().item()
-        return {"val": loss, "reconstruction": loss - kl, "kl": kl}
+        divergences, _ = kl_divergences(model.trace, guide.trace)
+        kl = divergences.sum(-1).reshape(-1, len(xs)).mean(0).sum().item()
+        if is_plain(model.trace, guide.trace):
+            return {"val": loss, "reconstruction": loss - kl, "kl": kl}
+        # The terms are the model's, also where the bound that trains has a poutine.scale.
+        nll = reconstruction(model.trace).reshape(-1, len(xs)).mean(0).sum().item()
+        return {"val": loss, "reconstruction": nll, "kl": kl}
 
 
 def train_baseline(

@@ -27,23 +27,30 @@ class TrainedCVAE:
     """A CVAE and the quadrants that it was trained to start from.
 
     Args:
-        cvae, num_quadrant_inputs: the model, and its number of known quadrants: 1, 2 or 3.
+        cvae, num_quadrant_inputs: the model, and its number of known quadrants: 1, 2 or 3; None if
+            it was trained with other masks, so that each call says what is ``known``.
         image_shape: height and width of its images; by default they are square.
+        mask_with: value that marked missing pixels in training.
 
     Raises:
         ValueError: ``num_quadrant_inputs`` is not 1, 2 or 3, or the model has other images.
     """
 
     def __init__(
-        self, cvae: CVAE, num_quadrant_inputs: int, image_shape: Sequence[int] | None = None
+        self,
+        cvae: CVAE,
+        num_quadrant_inputs: int | None,
+        image_shape: Sequence[int] | None = None,
+        mask_with: float = -1,
     ) -> None:
         num_pixels = cvae.baseline_net.num_pixels
         shape = tuple(image_shape or [math.isqrt(num_pixels)] * 2)
         if len(shape) != 2 or math.prod(shape) != num_pixels:
             raise ValueError(f"a model of {num_pixels} pixels can't have images of shape {shape}")
-        self.cvae = cvae.eval()
-        self.mask = MaskImages(num_quadrant_inputs)
-        self.known = ~is_missing(self.mask({"original": torch.zeros(shape)})["input"])  # (h, w)
+        self.cvae, self.shape, self.mask_with = cvae.eval(), shape, float(mask_with)
+        if num_quadrant_inputs is not None:
+            self.mask = MaskImages(num_quadrant_inputs, mask_with)
+            self.known = ~is_missing(self.mask({"original": torch.zeros(shape)})["input"])  # (h, w)
 
     @classmethod
     def load(
@@ -76,47 +83,79 @@ class TrainedCVAE:
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise FileError(f"{weights_path} and {metrics_path} are not of one CVAE") from error
 
-    def complete(self, images: Tensor | np.ndarray, num_samples: int = 1) -> Tensor:
+    def complete(
+        self,
+        images: Tensor | np.ndarray,
+        num_samples: int = 1,
+        known: Tensor | np.ndarray | None = None,
+    ) -> Tensor:
         """Draw completions, shape (num_samples, N, h, w), in the model's precision.
 
-        Missing pixels, never looked at, become probabilities; the others stay the images' own.
+        Missing pixels, never looked at, become means of p(y|z); the others stay the images' own.
 
         Args:
-            images: shape (N, h, w) or (N, 1, h, w), floats in [0, 1] in the known quadrants.
+            images: shape (N, h, w) or (N, 1, h, w), floats in [0, 1] where they are known.
             num_samples: completions an image, each from a latent sample of its own.
+            known: which pixels are given, bool of shape (h, w) or (N, h, w); by default those of
+                the quadrants that the model was trained with.
 
         Raises:
             ValueError: the images are not of that kind or size, or there are no images or samples.
         """
-        xs = self._masked(images, num_samples, self.known)["input"]
+        original, known = self._check(images, num_samples, known)
+        _check_range(original, known)
+        xs = torch.where(known, original, self.mask_with)
         with _pyro_lock:
-            return torch.where(is_missing(xs), draw_samples(self.cvae, xs, num_samples), xs)
+            return torch.where(known, xs, draw_samples(self.cvae, xs, num_samples))
 
-    def negative_cll(self, images: Tensor | np.ndarray, num_particles: int = 100) -> Tensor:
-        """Estimate the missing quadrants' negative CLL: nats, shape (N,), float64 on the CPU.
+    def negative_cll(
+        self,
+        images: Tensor | np.ndarray,
+        num_particles: int = 100,
+        known: Tensor | np.ndarray | None = None,
+    ) -> Tensor:
+        """Estimate the missing pixels' negative CLL: nats, shape (N,), float64 on the CPU.
 
         Args:
             images: whole, shape (N, h, w) or (N, 1, h, w), floats in [0, 1].
             num_particles: latent samples an image, for importance sampling.
+            known: as for :meth:`complete`.
 
         Raises:
             ValueError: the images are not of that kind or size, or there are none, or no particles.
         """
-        everywhere = torch.ones_like(self.known)
-        dataset = StackDataset(**self._masked(images, num_particles, everywhere))
+        original, known = self._check(images, num_particles, known)
+        _check_range(original, torch.ones_like(known))
+        parts: Sample = {"input": torch.where(known, original, self.mask_with)}
+        parts["output"] = torch.where(known, self.mask_with, original)
         with _pyro_lock:
-            return estimate_cll(self.cvae, dataset, num_particles=num_particles)
+            return estimate_cll(self.cvae, StackDataset(**parts), num_particles=num_particles)
 
-    def _masked(self, images: Tensor | np.ndarray, num_samples: int, checked: Tensor) -> Sample:
-        """Split images into ``input`` and ``output`` if all ``checked`` pixels are valid."""
-        images, shape = torch.as_tensor(images), tuple(self.known.shape)
-        if images.shape[1:] not in (shape, (1, *shape)):
-            expected = "images must have shape (N, {}, {})".format(*shape)
+    def _check(
+        self, images: Tensor | np.ndarray, num_samples: int, known: Tensor | np.ndarray | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return images, shape (N, h, w), and which of their pixels are known, (h, w) or more."""
+        images, (height, width) = torch.as_tensor(images), self.shape
+        if images.shape[1:] not in ((height, width), (1, height, width)):
+            expected = f"images must have shape (N, {height}, {width})"
             raise ValueError(f"{expected}, not {tuple(images.shape)}")
         n = len(images)
         if min(n, num_samples) < 1:
             raise ValueError(f"images ({n}) and samples of each ({num_samples}) must be at least 1")
-        if not images.is_floating_point() or is_missing(images[..., checked]).any():
+        if known is None and not hasattr(self, "known"):
+            raise ValueError("say which pixels are known: the model was not trained with quadrants")
+        known = torch.as_tensor(self.known if known is None else known)
+        if known.dtype != torch.bool or known.shape not in (self.shape, (n, *self.shape)):
+            expected = (
+                f"known must be bool of shape ({height}, {width}) or ({n}, {height}, {width})"
+            )
+            raise ValueError(f"{expected}, not {known.dtype} of {tuple(known.shape)}")
+        if not images.is_floating_point():
             raise ValueError("images must be floats in [0, 1]: divide bytes by 255")
-        original = images.reshape(-1, 1, *shape).to(next(self.cvae.parameters()))
-        return self.mask({"original": original})
+        weights = next(self.cvae.parameters())
+        return images.reshape(-1, height, width).to(weights), known.to(weights.device)
+
+
+def _check_range(images: Tensor, known: Tensor) -> None:
+    if (is_missing(images) & known).any():
+        raise ValueError("images must be floats in [0, 1]: divide bytes by 255")

@@ -19,6 +19,7 @@ from PIL import Image, ImageSequence
 
 import main
 from cvae.datasets import load_images
+from cvae.evaluate import evaluate
 from cvae.model import CVAE
 
 from .conftest import assert_same_weights
@@ -388,21 +389,26 @@ def test_checkpoint_of_another_content_is_refused(copied, capsys, no_figures, pa
     assert written_by(copied) == before
 
 
-def test_python_of_the_readme_runs(finished, few, monkeypatch, tmp_path):
-    """All but what is for notebooks; the loop with an epoch of few images."""
+def test_python_of_the_readme_runs(finished, monkeypatch, tmp_path):
+    """All but what is for notebooks; training with an epoch of few images."""
     examples = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    use, load, train = (example for example in examples if "main.main" not in example)
+    use, load, *train = (example for example in examples if "main.main" not in example)
     shutil.copytree(finished, tmp_path / "results")
     shutil.copy(finished / "cvae_net_q1.pth", tmp_path)
     monkeypatch.chdir(tmp_path)
+    splits = load_images("mnist-5k", "").items()
+    some = {split: images.select(range(120)) for split, images in splits}
     monkeypatch.setattr("cvae.data.resolve_dataset", lambda *_: "mnist-5k")
+    monkeypatch.setattr("cvae.data.load_images", lambda *_: dict(some))
     monkeypatch.setattr("cvae.config.TrainingConfig.epochs", lambda *_: 1)
     found: dict[str, Any] = {}
     exec(use, found)
     assert found["completions"].shape == (10, 100, 28, 28) and found["nll"].shape == (100,)
     exec(load, found)
     assert_same_weights(found["cvae"], found["trained"].cvae)
-    exec(train, found | {"dataloaders": few})
+    for example in [*train, train[0]]:  # with quadrants, then with a mask of one's own
+        exec(example, found)
+    assert "CVAE (Monte Carlo)" in evaluate(found["cvae"], found["datasets"]["val"]).rows
 
 
 def test_one_image_gives_figures_without_standard_errors(tmp_path):

@@ -22,7 +22,9 @@ SPLITS = {
 
 def evaluation(start: float) -> Evaluation:
     rows = {row: Estimate(start + i + 0.25, 0.5, 1000, 10) for i, row in enumerate(ROWS)}
-    return Evaluation(rows, {"KL": Estimate(start + 0.123, 0.04, 1000, 0), "Active latents": 3})
+    return Evaluation(
+        rows, {"KL": Estimate(start + 0.123, 0.04, 1000, 0), "Active latents": 3}, "Bernoulli"
+    )
 
 
 def save_run(config: Config, seed: int, n: int, start: float, splits=("val",)) -> None:

@@ -120,7 +120,7 @@ def test_phases_have_their_own_images_and_bounds(few, monkeypatch):
     history = train_cvae(cvae, few, TrainingConfig(num_epochs=4, **PATIENT), phases=phases)
     first = [[True, False, 1]] * 3 + [[False, True, 1]] * 3  # training, whole images, samples
     last = [[True, True, 3]] * 3 + [[False, True, 3]] * 3
-    assert seen == 2 * first + 2 * last
+    assert seen[1:] == 2 * first + 2 * last  # after a check of the model
     assert [{"reconstruction", "kl"} <= set(epoch) for epoch in history.epochs[:2]] == [True, True]
     assert not any({"reconstruction", "kl"} & set(epoch) for epoch in history.epochs[2:])
     assert history.best_epoch in (3, 4)

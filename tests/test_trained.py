@@ -163,3 +163,33 @@ def test_files_that_do_not_fit_are_refused_by_name(folder, damage, complaint):
     damage(folder)
     with pytest.raises(FileError, match=complaint):
         TrainedCVAE.load(folder, 1)
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (6, 28, 28)])
+def test_any_pixels_may_be_known(folder, dataset, shape):
+    """Of all images the same or of each its own; by default those of the quadrants."""
+    trained, images = TrainedCVAE.load(folder, 1), dataset[range(6)]["original"].squeeze(1)
+    of_any = TrainedCVAE(trained.cvae, None)
+    known = torch.rand(shape) < 0.5
+
+    def seeded(use, *arguments, **options):
+        torch.manual_seed(3)
+        return use(*arguments, **options)
+
+    completions = seeded(of_any.complete, images, 4, known=known)
+    hidden = images.where(known, torch.nan)
+    assert torch.equal(completions, seeded(of_any.complete, hidden, 4, known=known.numpy()))
+    assert torch.equal(completions[0][known.expand(6, 28, 28)], images[known.expand(6, 28, 28)])
+    of_each = known.expand(6, 28, 28)
+    whole = seeded(of_any.negative_cll, images[:1], 3, known=of_each[:1])
+    assert torch.equal(whole, seeded(of_any.negative_cll, images[:1], 3, known=of_each[0]))
+    for use in (trained.complete, trained.negative_cll):
+        quadrants = seeded(use, images, 2, known=trained.known)
+        assert torch.equal(quadrants, seeded(use, images, 2))
+
+
+@pytest.mark.parametrize("known", [None, torch.ones(28, 28), torch.ones(2, 28, 28).bool()])
+def test_other_masks_are_refused(trained, known):
+    of_any = TrainedCVAE(trained.cvae, None)
+    with pytest.raises(ValueError, match="known"):
+        of_any.complete(torch.rand(3, 28, 28), known=known)

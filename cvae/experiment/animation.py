@@ -28,7 +28,7 @@ def take_snapshot(cvae: CVAE, inputs: Tensor, num_samples: int, seed: int, epoch
     """
     with torch.random.fork_rng([inputs.device] if inputs.is_cuda else []):
         torch.manual_seed(random.Random(f"{seed} snapshots, epoch {epoch}").getrandbits(32))
-        return (draw_samples(cvae, inputs, num_samples) * 255).round().byte().cpu()
+        return (draw_samples(cvae, inputs, num_samples).clamp(0, 1) * 255).round().byte().cpu()
 
 
 def make_gif(

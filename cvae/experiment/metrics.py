@@ -93,7 +93,9 @@ def write_results(config: Config, seed: int) -> tuple[Table, dict[str, Any]] | N
             about = {"image_shape": checkpoint.config["image_shape"], "splits": saved["splits"]}
     if not results:
         return None
-    caption = f"{make_caption(config, about['splits'])}, seed {seed}"
+    likelihoods = [split.likelihood for splits in results.values() for split in splits.values()]
+    about["likelihood"] = "; ".join(dict.fromkeys(likelihoods))
+    caption = f"{make_caption(config, about)}, seed {seed}"
     table = Table.of_run(results, caption, config.diagnostics)
     run = {
         "seed": seed,
@@ -123,7 +125,7 @@ def write_summary(config: Config) -> None:
     if len(tables) > 1:
         runs = [run for of_seed in metrics for run in of_seed["runs"]]
         seeds = ", ".join(str(run["seed"]) for run in runs)
-        caption = f"{make_caption(config, metrics[0]['splits'])}; mean of seeds {seeds}"
+        caption = f"{make_caption(config, metrics[0])}; mean of seeds {seeds}"
         mean = Table.of_seeds(tables, caption)
         mean.write(config.output_dir)
         _write_metrics(config.output_dir, metrics[0] | {"caption": mean.caption, "runs": runs})

@@ -147,6 +147,8 @@ class Pictures:
             f"{cll['CVAE (Monte Carlo)']} (Monte Carlo, {config.evaluation.num_particles} "
             "particles)"
         )
+        if " of NN" in evaluation.likelihood:
+            title += f"; {evaluation.likelihood}"
         generator = torch.Generator().manual_seed(self.run.seed)
         some = torch.randperm(len(self.images), generator=generator)[: config.num_images]
         self._draw_completions("samples", cvae, some, config.num_samples, title)

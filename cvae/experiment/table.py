@@ -59,8 +59,9 @@ class Table:
 
     def markdown(self) -> str:
         """Format it in Markdown, with errors."""
+        gap = ". Performance gap: baseline minus Monte Carlo"
         lines = [
-            f"{self.caption}. Performance gap: baseline minus Monte Carlo.",
+            f"{self.caption}{gap if 'Performance gap' in self.values.index else ''}.",
             "",
             f"| | {' | '.join(self.values.columns)} |",
             f"|---|{'---|' * len(self.values.columns)}",
@@ -76,8 +77,14 @@ class Table:
         write_text(folder / FILES["text"], self.markdown())
 
 
-def make_caption(config: Config, splits: Mapping[str, Mapping[str, Any]]) -> str:
-    """Say what the numbers of a table are, given name and number of images of each split."""
+def make_caption(config: Config, about: Mapping[str, Any]) -> str:
+    """Say what the numbers of a table are.
+
+    Args:
+        config: of the command.
+        about: ``splits``, name and number of images of each, and ``likelihood``.
+    """
+    splits = about["splits"]
     names = {key: describe_split(split["name"], split["images"]) for key, split in splits.items()}
     where = f"{names['val']}, which also decided when to stop training"
     if "test" in names:
@@ -85,9 +92,9 @@ def make_caption(config: Config, splits: Mapping[str, Mapping[str, Any]]) -> str
         where = f"{decided}; test: {names['test']}"
     evaluation = config.evaluation
     return (
-        f"Negative CLL (nats per image; lower is better); {where}; Monte Carlo "
-        f"{evaluation.num_particles} and the others {evaluation.num_importance_samples} particles; "
-        f"{config.description}"
+        f"Negative CLL (nats per image; lower is better); {where}; likelihood: "
+        f"{about['likelihood']}; Monte Carlo {evaluation.num_particles} and the others "
+        f"{evaluation.num_importance_samples} particles; {config.description}"
     )
 
 
