@@ -2,31 +2,28 @@
 
 import math
 from collections.abc import Callable
-from functools import partial, reduce
-from operator import add
-from typing import Any
+from contextlib import AbstractContextManager
+from functools import partial
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import ExpandedDistribution, MaskedDistribution, Unit
-from pyro.distributions.util import scale_and_mask
+from pyro.distributions import ExpandedDistribution, MaskedDistribution
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine import Trace
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import Independent
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import Dataset
 
 from cvae.baseline import BaselineNet, missing_pixel_nll, scored_pixels
 from cvae.data import make_loader
-from cvae.files import ModelError
 from cvae.model import CVAE
+from cvae.traces import check_sites, kl_divergences, log_density, log_prob, random_sites
 
 __all__ = ["baseline_nll", "effective_sample_size", "estimate_cll", "importance_sampling"]
-__all__ += ["check_model", "is_plain", "kl_divergences", "kl_per_latent", "likelihood_kind"]
-__all__ += ["log_weights", "monte_carlo", "pixel_counts", "reconstruction"]
+__all__ += ["check_model", "kl_per_latent", "likelihood_kind", "log_weights", "monte_carlo"]
+__all__ += ["pixel_counts"]
 
 ROWS_AT_ONCE = 2048  # particles x images decoded together: few MB, which caches hold
 
@@ -56,7 +53,7 @@ def log_weights(
     """
     model, guide = _traces(cvae, xs, ys, num_particles, proposal)
     check_sites(model, guide, (num_particles, len(xs)))
-    return _log_density(model) - _log_density(guide)
+    return log_density(model) - log_density(guide)
 
 
 def _traces(cvae: CVAE, xs: Tensor, ys: Tensor, particles: int, proposal: str) -> tuple[Trace, ...]:
@@ -68,69 +65,18 @@ def _traces(cvae: CVAE, xs: Tensor, ys: Tensor, particles: int, proposal: str) -
         return get_importance_trace("flat", 2, model, guide, (), {})
 
 
-def _random_sites(trace: Trace) -> dict[str, Any]:
-    """Return the sites of a trace that have a density, by name.
-
-    Raises:
-        ModelError: one is a ``pyro.factor``, with which there is no density.
-    """
-    sites = {}
-    for name, site in trace.nodes.items():
-        if site["type"] == "sample" and not site_is_subsample(site):
-            if isinstance(site["fn"], Unit):
-                raise ModelError(f"{name!r} is a pyro.factor: no likelihood is normalised with it")
-            if not site["infer"].get("_deterministic"):
-                sites[name] = site
-    return sites
-
-
-def check_sites(model: Trace, guide: Trace, shape: tuple[int, ...]) -> None:
-    """Refuse a model that has no likelihood of each image, such as one with a global latent.
-
-    Args:
-        model, guide: their traces.
-        shape: batch shape that every site must have, (*particles, batch).
-
-    Raises:
-        ModelError: a site is a ``pyro.factor`` or has another shape; latent sites differ.
-    """
-    names = []
-    for trace in (model, guide):
-        sites = _random_sites(trace)
-        names.append([name for name, site in sites.items() if not site["is_observed"]])
-        for name, site in sites.items():
-            if site["fn"].batch_shape != shape:
-                found = f"{name!r} has batch shape {tuple(site['fn'].batch_shape)}"
-                advice = "declare other dimensions with to_event"
-                raise ModelError(f"{found}, expected one for each image {tuple(shape)}: {advice}")
-    if set(names[0]) != set(names[1]) or not names[0]:
-        model_has, guide_has = (", ".join(map(repr, latents)) or "none" for latents in names)
-        listed = f"the model's are {model_has}, the guide's {guide_has}"
-        raise ModelError(f"latent sites of model and guide must be the same: {listed}")
+def _own_random_numbers(xs: Tensor) -> AbstractContextManager:
+    """Leave PyTorch's random state as it was."""
+    return torch.random.fork_rng([xs.device] if xs.is_cuda else [])
 
 
 def check_model(cvae: CVAE, xs: Tensor, ys: Tensor) -> None:
     """Call :func:`check_sites` for a batch, and draw no random numbers from outside."""
-    cuda = [xs.device] if xs.is_cuda else []
     with torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        with torch.random.fork_rng(cuda):
+        with _own_random_numbers(xs):
             guide = poutine.trace(cvae.guide).get_trace(xs, ys)
             model = poutine.trace(poutine.replay(cvae.model, guide)).get_trace(xs, ys)
     check_sites(model, guide, (len(xs),))
-
-
-def is_plain(model: Trace, guide: Trace) -> bool:
-    """Tell whether there is one latent site, and no ``poutine.scale`` or ``poutine.mask``."""
-    sites = [site for trace in (model, guide) for site in _random_sites(trace).values()]
-    unscaled = all((torch.as_tensor(s["scale"]) == 1).all() and s["mask"] is None for s in sites)
-    return unscaled and sum(not site["is_observed"] for site in sites) == 2
-
-
-def _log_density(trace: Trace) -> Tensor:
-    """Sum the log densities of all sites, masked but not scaled, shape (particles, batch)."""
-    sites = _random_sites(trace).values()
-    masked = (scale_and_mask(s["unscaled_log_prob"], mask=s["mask"]) for s in sites)
-    return reduce(add, masked)
 
 
 def monte_carlo(log_w: Tensor) -> Tensor:
@@ -165,69 +111,14 @@ def effective_sample_size(log_w: Tensor) -> Tensor:
     return 1 / log_w.softmax(0).square().sum(0)
 
 
-def kl_divergences(model: Trace, guide: Trace) -> tuple[Tensor, bool]:
-    r"""Return KL(q(z|x,y) || p(z|x)), in nats, from the traces of model and guide.
-
-    It is in closed form where PyTorch knows one, and of each latent by itself where both
-    distributions are independent in each.  Elsewhere it is estimated without bias by the samples
-    in the traces, :math:`\log q(z|x,y) - \log p(z|x)`.  Latent sites are added up, each given those
-    that it depends on.  A ``poutine.mask`` counts, a ``poutine.scale`` does not.
-
-    Returns:
-        Shape (*particles, batch, latents), or with a single column if the KL of a site is known for
-        all its latents together only; and whether it is exact, and so has nothing of the samples.
-    """
-    q_sites, p_sites = _random_sites(guide), _random_sites(model)
-    latents = [name for name, site in q_sites.items() if not site["is_observed"]]
-    terms, exact, by_latent = [], len(latents) == 1, True
-    for name in latents:
-        p, q = p_sites[name], q_sites[name]
-        try:
-            kl, of_each = _closed_form_kl(p, q)
-            by_latent = by_latent and of_each
-        except NotImplementedError:
-            kl = (_log_prob(q, q["value"]) - _log_prob(p, q["value"])).unsqueeze(-1)
-            exact = by_latent = False
-        terms.append(kl)
-    if by_latent:
-        shape = torch.broadcast_shapes(*(term.shape[:-1] for term in terms))
-        return torch.cat([term.expand(*shape, -1) for term in terms], -1), exact
-    return reduce(add, (term.sum(-1, keepdim=True) for term in terms)), exact
-
-
-def _log_prob(site: Any, value: Tensor) -> Tensor:
-    """Return the log density of a value at a site, masked but not scaled."""
-    return scale_and_mask(site["fn"].log_prob(value), mask=site["mask"])
-
-
-def _closed_form_kl(p: Any, q: Any) -> tuple[Tensor, bool]:
-    """Return the KL of two sites, latents last, and whether it is that of each latent."""
-    masks = p["mask"], q["mask"]
-    tensors = all(isinstance(mask, Tensor) for mask in masks)
-    if not (torch.equal(*masks) if tensors else masks[0] is masks[1]):
-        raise NotImplementedError
-    mask = masks[0].unsqueeze(-1) if tensors else masks[0]
-    if isinstance(p["fn"], Independent) and isinstance(q["fn"], Independent):
-        kl = kl_divergence(q["fn"].base_dist, p["fn"].base_dist)
-        kl = kl.flatten(-q["fn"].reinterpreted_batch_ndims)
-        return scale_and_mask(kl, mask=mask), not q["fn"].base_dist.event_shape
-    return scale_and_mask(kl_divergence(q["fn"], p["fn"]).unsqueeze(-1), mask=mask), False
-
-
-def reconstruction(model: Trace) -> Tensor:
-    """Return the negative log likelihood of what is observed, in nats, (*particles, batch)."""
-    sites = [site for site in _random_sites(model).values() if site["is_observed"]]
-    return -reduce(add, (_log_prob(site, site["value"]) for site in sites))
-
-
 def likelihood_kind(cvae: CVAE, dataset: Dataset) -> str:
     """Name the distribution of what is observed: ``Bernoulli`` only if it is the baseline's."""
     batch = dataset[list(range(min(20, len(dataset))))]  # type: ignore[arg-type]
     xs, ys = batch["input"], batch["output"]
-    with torch.random.fork_rng([xs.device] if xs.is_cuda else []):
+    with _own_random_numbers(xs):
         model, _ = _traces(cvae, xs, ys, 1, "prior")
     kinds = []
-    for site in _random_sites(model).values():
+    for site in random_sites(model).values():
         fn = site["fn"]
         while isinstance(fn, (Independent, MaskedDistribution, ExpandedDistribution)):
             fn = fn.base_dist
@@ -239,7 +130,7 @@ def likelihood_kind(cvae: CVAE, dataset: Dataset) -> str:
                 if same:
                     target = truth.expand_as(fn.logits)
                     nll = binary_cross_entropy_with_logits(fn.logits, target, reduction="none")
-                    nll, found = (nll * scored).sum(-1), -_log_prob(site, site["value"])
+                    nll, found = (nll * scored).sum(-1), -log_prob(site, site["value"])
                     same = torch.allclose(nll, found, rtol=1e-4)
                 kinds = ["Bernoulli" if same else "Bernoulli of other pixels"]
     return " and ".join(kinds)
@@ -257,7 +148,7 @@ def kl_per_latent(cvae: CVAE, dataset: Dataset, num_particles: int = 1) -> tuple
         where it is exact.
     """
     batch = dataset[[0]]
-    with torch.random.fork_rng([batch["input"].device] if batch["input"].is_cuda else []):
+    with _own_random_numbers(batch["input"]):
         traces = _traces(cvae, batch["input"], batch["output"], 1, "recognition")
     _, exact = kl_divergences(*traces)
     particles = 1 if exact else num_particles

@@ -33,10 +33,11 @@ from cvae import distributed
 from cvae.baseline import BaselineNet, missing_pixel_nll
 from cvae.config import TrainingConfig
 from cvae.data import shift_images
-from cvae.estimators import check_model, is_plain, kl_divergences, reconstruction
+from cvae.estimators import check_model
 from cvae.history import EarlyStopping, History, Losses
 from cvae.model import CVAE
 from cvae.optimizer import Optimizer, TrainingError
+from cvae.traces import is_plain, kl_divergences, reconstruction
 
 __all__ = ["BaselineTraining", "CVAETraining", "EarlyStopping", "History", "Phase", "Training"]
 __all__ += ["TrainingError", "importance_weighted_elbo", "train_baseline", "train_cvae"]

@@ -22,10 +22,11 @@ from torch.distributions import constraints
 from cvae.baseline import scored_pixels
 from cvae.config import TrainingConfig
 from cvae.data import make_loader
-from cvae.estimators import estimate_cll, importance_sampling, kl_divergences, log_weights
+from cvae.estimators import estimate_cll, importance_sampling, log_weights
 from cvae.evaluate import Estimate, draw_samples, evaluate
 from cvae.files import ModelError
 from cvae.model import CVAE
+from cvae.traces import kl_divergences
 from cvae.train import CVAETraining, TrainingError, train_cvae
 
 from .conftest import HIDDEN_1, HIDDEN_2, Z_DIM, assert_same_weights, make_constant
