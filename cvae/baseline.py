@@ -106,15 +106,16 @@ def scored_pixels(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor | bool]:
         of what is scored, bool of the same shape, or True if all is.
     """
     known, whole = x.detach().flatten(1), y.flatten(1)
-    counts = known.clamp(0, 1).ne_(known).sum(0)  # of images that lack a pixel; floats are fast
-    indices = counts.nonzero().squeeze(-1)
-    truth = whole.index_select(1, indices)
     # A traced graph would hold for ever what the first batch has in common.
-    if len(indices) and not torch.jit.is_tracing():
-        least, most = truth.detach().aminmax()
-        fewest = counts.index_select(0, indices).min()
-        if (torch.stack([least, 1 - most, fewest - len(x)]) >= 0).all():  # read once from a GPU
-            return indices, truth, True
+    if len(x) and not torch.jit.is_tracing():
+        least, most = known.amin(0), known.amax(0)
+        lacking = (most < 0) | (least > 1)  # in all images; in none, if both are in [0, 1]
+        indices = lacking.nonzero().squeeze(-1)
+        if len(indices) and (lacking | ((least >= 0) & (most <= 1))).all():
+            truth = whole.index_select(1, indices)
+            lowest, highest = torch.stack(truth.detach().aminmax()).tolist()
+            if 0 <= lowest and highest <= 1:
+                return indices, truth, True
     scored = is_missing(known) & ~is_missing(whole)
     indices = scored.any(0).nonzero().squeeze(-1)
     scored = scored.index_select(1, indices)

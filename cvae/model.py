@@ -89,7 +89,7 @@ class Encoder(nn.Module):
             x: images of shape (batch, h, w) or (batch, num_pixels), with missing pixels.
             y: values for the missing pixels, in a whole image of the same size, cut to [0, 1].
         """
-        xc = torch.where(is_missing(x), y.view(x.shape), x).clamp(0, 1)
+        xc = torch.where(is_missing(x), y.view(x.shape), x).clamp_(0, 1)
         hidden = self.activation(self.fc1(xc.flatten(1)))
         hidden = self.blocks(self.activation(self.fc2(hidden)))
         z_loc, log_scale = layer_outputs(self.fc31, hidden), layer_outputs(self.fc32, hidden)
