@@ -9,10 +9,12 @@ import pyro
 import torch
 from pyro.infer import Predictive
 from torch import Tensor
-from torch.utils.data import Dataset, StackDataset
+from torch.utils.data import Dataset
 
 from cvae import distributed, estimators
+from cvae.baseline import is_missing
 from cvae.data import shard
+from cvae.files import UsageError
 from cvae.model import CVAE
 
 __all__ = ["Estimate", "Evaluation", "draw_samples", "evaluate", "with_error"]
@@ -88,10 +90,13 @@ def evaluate(
 
     Raises:
         ModelError: the model has no likelihood of each image.
+        UsageError: the images are masked anew at each access, so that rows would differ in that.
     """
-    shared = shard(dataset, distributed.rank(), distributed.world_size())
-    batch = shared[list(range(len(shared)))]  # once: a transform may mask at random
-    images = StackDataset(**{key: batch[key] for key in ("input", "output")})
+    images = shard(dataset, distributed.rank(), distributed.world_size())
+    some = list(range(min(100, len(images))))
+    if not torch.equal(*(is_missing(images[some]["input"]) for _ in range(2))):
+        advice = "evaluate a split that get_data does not train on, or CVAEMNIST(..., fixed=True)"
+        raise UsageError(f"these images have another mask at each access: {advice}")
     gather, mean = distributed.gather_images, Estimate.over
     estimate = partial(estimators.estimate_cll, cvae, images)
     baseline = gather(estimators.baseline_nll(cvae.baseline_net, images))

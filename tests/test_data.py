@@ -13,7 +13,9 @@ from torchvision.transforms import Compose
 
 from cvae.data import CVAEMNIST, MaskImages, ToTensor, get_data, make_loader, shard, shift_images
 from cvae.datasets import Images
+from cvae.evaluate import evaluate
 from cvae.files import UsageError
+from cvae.model import CVAE
 
 
 @pytest.fixture
@@ -341,6 +343,8 @@ def test_images_that_are_not_trained_on_keep_a_mask_of_ones_own(random_digits, r
             shard(datasets["val"], 1, 2)[[0]]["input"], datasets["val"][[5]]["input"]
         )
         assert next(iter(loaders["train"]))["input"].shape == (8, 28, 28)
+        with pytest.raises(UsageError, match="another mask at each access"):
+            evaluate(CVAE(3, 16, 12), datasets["train"])
     assert torch.equal(*found)
     masks = (found[0].flatten(1) == -1)[10:]  # of the test images
     assert len(masks.unique(dim=0)) == len(masks) == 40

@@ -21,6 +21,7 @@ import main
 from cvae.datasets import load_images
 from cvae.evaluate import evaluate
 from cvae.model import CVAE
+from cvae.trained import TrainedCVAE
 
 from .conftest import assert_same_weights
 from .faults import ROOT, written_by
@@ -392,9 +393,8 @@ def test_checkpoint_of_another_content_is_refused(copied, capsys, no_figures, pa
 def test_python_of_the_readme_runs(finished, monkeypatch, tmp_path):
     """All but what is for notebooks; training with an epoch of few images."""
     examples = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    use, load, *train = (example for example in examples if "main.main" not in example)
+    use, *train = (example for example in examples if "main.main" not in example)
     shutil.copytree(finished, tmp_path / "results")
-    shutil.copy(finished / "cvae_net_q1.pth", tmp_path)
     monkeypatch.chdir(tmp_path)
     splits = load_images("mnist-5k", "").items()
     some = {split: images.select(range(120)) for split, images in splits}
@@ -404,8 +404,8 @@ def test_python_of_the_readme_runs(finished, monkeypatch, tmp_path):
     found: dict[str, Any] = {}
     exec(use, found)
     assert found["completions"].shape == (10, 100, 28, 28) and found["nll"].shape == (100,)
-    exec(load, found)
-    assert_same_weights(found["cvae"], found["trained"].cvae)
+    loaded = TrainedCVAE.load(tmp_path / "results", 1)
+    assert_same_weights(found["trained"].cvae, loaded.cvae)
     for example in [*train, train[0]]:  # with quadrants, then with a mask of one's own
         exec(example, found)
     assert "CVAE (Monte Carlo)" in evaluate(found["cvae"], found["datasets"]["val"]).rows
