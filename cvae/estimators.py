@@ -117,23 +117,23 @@ def likelihood_kind(cvae: CVAE, dataset: Dataset) -> str:
     xs, ys = batch["input"], batch["output"]
     with _own_random_numbers(xs):
         model, _ = _traces(cvae, xs, ys, 1, "prior")
-    kinds = []
-    for site in random_sites(model).values():
-        fn = site["fn"]
+    observed = [site for site in random_sites(model).values() if site["is_observed"]]
+    distributions = [site["fn"] for site in observed]
+    for number, fn in enumerate(distributions):
         while isinstance(fn, (Independent, MaskedDistribution, ExpandedDistribution)):
             fn = fn.base_dist
-        if site["is_observed"]:
-            kinds.append(type(fn).__name__)
-            _, truth, scored = scored_pixels(xs, ys)
-            if kinds == ["Bernoulli"]:
-                same = fn.logits.shape[-1:] == truth.shape[-1:]
-                if same:
-                    target = truth.expand_as(fn.logits)
-                    nll = binary_cross_entropy_with_logits(fn.logits, target, reduction="none")
-                    nll, found = (nll * scored).sum(-1), -log_prob(site, site["value"])
-                    same = torch.allclose(nll, found, rtol=1e-4)
-                kinds = ["Bernoulli" if same else "Bernoulli of other pixels"]
-    return " and ".join(kinds)
+        distributions[number] = fn
+    kind = " and ".join(type(fn).__name__ for fn in distributions)
+    if kind != "Bernoulli":
+        return kind
+    (site,), logits = observed, distributions[0].logits
+    _, truth, scored = scored_pixels(xs, ys)
+    if logits.shape[-1:] == truth.shape[-1:]:
+        target = truth.expand_as(logits)
+        nll = binary_cross_entropy_with_logits(logits, target, reduction="none") * scored
+        if torch.allclose(nll.sum(-1), -log_prob(site, site["value"]), rtol=1e-4):
+            return kind
+    return "Bernoulli of other pixels"
 
 
 def kl_per_latent(cvae: CVAE, dataset: Dataset, num_particles: int = 1) -> tuple[Tensor, int]:

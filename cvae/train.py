@@ -322,10 +322,11 @@ class CVAETraining(Training):
         return 1 + [phase.elbo for phase in self.phases].index(self.phase.elbo)
 
     def __iter__(self) -> Iterator[int]:
-        self.net.eval()
-        with torch.random.fork_rng([]):  # a loader draws a seed
-            batch = next(iter(self.dataloaders["val"]))
-        check_model(self.net, batch["input"][:2], batch["output"][:2])
+        if not self.finished:
+            self.net.eval()
+            with torch.random.fork_rng([]):  # a loader draws a seed
+                batch = next(iter(self.dataloaders["val"]))
+            check_model(self.net, batch["input"][:2], batch["output"][:2])
         yield from super().__iter__()
 
     def _run_epoch(self) -> None:
