@@ -81,11 +81,18 @@ def is_main() -> bool:
 
 
 def from_main(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in the main process, and return its result in all of them."""
-    values = [function(*arguments) if is_main() else None]
+    """Call a function in the main process, and return its result, or raise its error, in all."""
+    results: list[Any] = [None]
+    if is_main():
+        try:
+            results = [function(*arguments)]
+        except Exception as error:
+            results = [error]
     if dist.is_initialized():
-        dist.broadcast_object_list(values)
-    return values[0]
+        dist.broadcast_object_list(results)
+    if isinstance(results[0], Exception):
+        raise results[0]
+    return results[0]
 
 
 def gather(value: Any) -> list[Any]:
