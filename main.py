@@ -20,6 +20,7 @@ from cvae.experiment.command_line import parse_args
 from cvae.experiment.console import exit_status, show_log
 from cvae.experiment.folder import lock_folder, open_checkpoint, prepare, save_weights
 from cvae.experiment.jobs import CHILD, choose_jobs, run_child, run_side_by_side
+from cvae.experiment.models import find_model
 from cvae.experiment.options import Config, Run
 from cvae.experiment.pictures import Pictures, describe
 from cvae.files import RunError
@@ -34,7 +35,7 @@ def run_all(config: Config) -> None:
     device, start = distributed.choose_device(config.device), time.perf_counter()
     with show_log(config.quiet), distributed.process_group(device), lock_folder(config.output_dir):
         num_jobs, failed = choose_jobs(config, device), []
-        config = distributed.from_main(prepare, config)
+        config = prepare(config, train_and_evaluate, CVAE)
         if num_jobs > 1:
             failed = run_side_by_side(config, num_jobs, __file__)
         else:
@@ -71,7 +72,7 @@ def train_and_evaluate(run: Run) -> None:
 
     # The CVAE on top of it: a distribution over predictions.
     seed_stage(seed, "CVAE")
-    cvae_net = CVAE(
+    cvae_net = find_model(config.model.model)(
         pre_trained_baseline_net=baseline_net,
         activation=config.model.activation,
         generation_input=config.model.generation_input,

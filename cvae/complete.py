@@ -12,10 +12,11 @@ import pyro
 import torch
 from PIL import Image
 
-from cvae.experiment.command_line import OneLineParser, number
+from cvae.experiment.command_line import OneLineParser, add_model_flag, number
 from cvae.experiment.console import is_expected, one_line
 from cvae.figures import plot_completions, save_figure
 from cvae.files import FILES
+from cvae.model import CVAE
 from cvae.own_images import has_bright_background, read_image
 from cvae.trained import TrainedCVAE
 
@@ -25,7 +26,12 @@ NUM_COMPLETIONS = 100  # at least, for the mean
 
 
 def complete_files(
-    folder: Path, files: Sequence[Path], num_quadrant_inputs: int, num_samples: int, output: Path
+    folder: Path,
+    files: Sequence[Path],
+    num_quadrant_inputs: int,
+    num_samples: int,
+    output: Path,
+    model: type[CVAE] = CVAE,
 ) -> list[str]:
     """Draw completions of the images in files, and return what :func:`fit_image` did to these.
 
@@ -33,12 +39,13 @@ def complete_files(
         folder, files: of a run, and of one image each, of any size.
         num_quadrant_inputs: number of known quadrants: 1, 2 or 3.
         num_samples, output: completions of each image to show, and the PNG file to write.
+        model: the class that was trained.
 
     Raises:
         DataError, FileError: an image or the model can't be read.
         OSError: the output can't be written.
     """
-    trained = TrainedCVAE.load(folder, num_quadrant_inputs)
+    trained = TrainedCVAE.load(folder, num_quadrant_inputs, model=model)
     fitted = [fit_image(file, trained.known.shape) for file in files]
     images = torch.stack([image for image, _ in fitted])
     completions = trained.complete(images, max(num_samples, NUM_COMPLETIONS))
@@ -86,12 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--output", type=Path, default=output, metavar="FILE", help=f"(default: {output})")
     help = "seed of the random numbers (default: 0)"
     add("--seed", type=number(int, 0, 2**32 - 1), default=0, metavar="N", help=help)
+    add_model_flag(parser)
     args = parser.parse_args(argv)
     pyro.set_rng_seed(args.seed)
     folder, output, *files = (p.expanduser() for p in (args.folder, args.output, *args.images))
     options = args.num_quadrant_inputs, args.num_samples, output
     try:
-        for warning in complete_files(folder, files, *options):
+        for warning in complete_files(folder, files, *options, args.model):
             print(f"{parser.prog}: warning: {warning}", file=sys.stderr)
     except Exception as error:
         if not is_expected(error):

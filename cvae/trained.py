@@ -3,15 +3,16 @@
 import json
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import StackDataset
 
-from cvae.baseline import is_missing
+from cvae.baseline import BaselineNet, is_missing
 from cvae.data import MaskImages, Sample
 from cvae.estimators import estimate_cll
 from cvae.evaluate import draw_samples
@@ -54,32 +55,45 @@ class TrainedCVAE:
 
     @classmethod
     def load(
-        cls, folder: str | Path, num_quadrant_inputs: int, device: str | torch.device = "cpu"
+        cls,
+        folder: str | Path,
+        num_quadrant_inputs: int,
+        device: str | torch.device = "cpu",
+        model: type[CVAE] = CVAE,
     ) -> "TrainedCVAE":
         """Read ``cvae_net_q{n}.pth``, and from ``metrics.json`` how the networks were made.
 
         Args:
             folder, num_quadrant_inputs: where a run has written to, and the n of the file's name.
             device: where to compute.
+            model: the class that was trained, which is never imported because a file says so.
 
         Raises:
             FileError: a file is missing, damaged, or of another model.
         """
-        weights_path = Path(folder) / FILES["cvae"].format(n=num_quadrant_inputs)
-        metrics_path = Path(folder) / FILES["metrics"]
+        folder = Path(folder).expanduser()
+        weights_path = folder / FILES["cvae"].format(n=num_quadrant_inputs)
+        metrics_path = folder / FILES["metrics"]
         try:
             weights, text = read_tensors(weights_path), metrics_path.read_bytes()
         except OSError as error:
             raise FileError(f"{error.filename} can't be read ({error.strerror})") from error
         try:
             metrics = json.loads(text)
-            options = {key: metrics["arguments"][key] for key in ("activation", "generation_input")}
+            arguments, names = metrics["arguments"], ("activation", "generation_input")
+            _check_class(folder, arguments.get("model", "cvae.model:CVAE"), model)
+            options: dict[str, Any] = {name: arguments[name] for name in names}
+            options["residual_blocks"] = int(arguments.get("residual_blocks", 0))
             hidden_1, num_pixels = weights["baseline_net.fc1.weight"].shape
-            z_dim, hidden_2 = weights["prior_net.fc31.weight"].shape
-            options["residual_blocks"] = int(metrics["arguments"].get("residual_blocks", 0))
-            cvae = CVAE(z_dim, hidden_1, hidden_2, num_pixels=num_pixels, **options)
+            hidden_2 = len(weights["baseline_net.fc2.weight"])
+            options["pre_trained_baseline_net"] = BaselineNet(hidden_1, hidden_2, num_pixels)
+            cvae = model(num_pixels=num_pixels, **options)
+            if any(cvae.state_dict()[key].shape != value.shape for key, value in weights.items()):
+                cvae = model(num_pixels=num_pixels, **_sizes(weights), **options)
             cvae.load_state_dict(weights)
             return cls(cvae.to(device), num_quadrant_inputs, metrics.get("image_shape"))
+        except FileError:
+            raise
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise FileError(f"{weights_path} and {metrics_path} are not of one CVAE") from error
 
@@ -154,6 +168,21 @@ class TrainedCVAE:
             raise ValueError("images must be floats in [0, 1]: divide bytes by 255")
         weights = next(self.cvae.parameters())
         return images.reshape(-1, height, width).to(weights), known.to(weights.device)
+
+
+def _check_class(folder: Path, trained: str, model: type[CVAE]) -> None:
+    """Refuse a class that has not the name, ``mine.py:Name``, of the one that was trained."""
+    names = trained.replace(".py:", ":"), f"{model.__module__}:{model.__qualname__}"
+    if len({name.rpartition(".")[2] for name in names}) > 1:
+        advice = f"pass that class: model={trained.rpartition(':')[2]}, or --model"
+        raise FileError(f"{folder} holds a model of class {trained}, not {names[1]}: {advice}")
+
+
+def _sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the sizes that are arguments of a CVAE, where its prior network tells them."""
+    layers = {"hidden_1": "fc1", "hidden_2": "fc2", "z_dim": "fc31"}
+    names = {size: f"prior_net.{layer}.weight" for size, layer in layers.items()}
+    return {size: len(weights[name]) for size, name in names.items() if name in weights}
 
 
 def _check_range(images: Tensor, known: Tensor) -> None:

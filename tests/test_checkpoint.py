@@ -73,7 +73,9 @@ def test_each_epoch_is_saved_and_logged_after_its_body(few, path, caplog):
     assert len(Checkpoint(path, {}).stages["CVAE"]["epochs"]) == 1
     train(make_training(CVAETraining, few), Checkpoint(path, {}))
     assert Checkpoint(path, {}).stages.keys() == {"CVAE"}
-    assert Checkpoint(path, {}).stages["CVAE"].keys() == {"epochs", "best", "snapshots"}
+    assert Checkpoint(path, {}).stages["CVAE"].keys() == {
+        *("epochs", "best", "snapshots", "code", "net")
+    }
     first, resumed, *others = caplog.messages
     assert first.startswith("1 quadrant, CVAE, epoch 1/4: training ")
     assert "(reconstruction " in first and " + KL " in first and ", at most 00:0" in first
@@ -129,8 +131,8 @@ def test_checkpoint_names_the_options_that_differ(tmp_path):
         "a text",
         {},
         {"config": {}, "stages": {}},  # of an older version
-        {"version": 2, "stages": {}},
-        {"version": 2, "config": 3, "stages": {}},
+        {"version": 3, "stages": {}},
+        {"version": 3, "config": 3, "stages": {}},
     ],
 )
 def test_checkpoint_of_another_content_is_refused(tmp_path, content):

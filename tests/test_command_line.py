@@ -62,10 +62,11 @@ TRAINED_BY = (
     "--early-stop-patience 7, --learning-rate 0.5, --schedule one-cycle, --weight-decay 0.5, "
     "--beta2 0.5, --max-grad-norm 7.0, --precision bfloat16, --baseline-epochs 7, "
     "--activation silu, --generation-input xz, --residual-blocks 7, --elbo trace, --shift 7, "
-    "--bound-samples 7, --last-phase 0.7"
+    "--bound-samples 7, --last-phase 0.7, --model mine.py:Mine"
 ).split(", ")
 EVALUATED_BY = ["--num-particles 7", "--num-importance-samples 7"]
-NEITHER = "-nq 1, --seed 3, -vi 3, -vs 3, --quiet, --debug, --diagnostics, --jobs 2, --animate"
+NEITHER = "-nq 1, --seed 3, -vi 3, -vs 3, --quiet, --debug, --diagnostics, --jobs 2, --animate, "
+NEITHER += "--keep-trained"
 
 
 @pytest.mark.parametrize("words", [*TRAINED_BY, *EVALUATED_BY])

@@ -66,7 +66,9 @@ def coarse_figures(monkeypatch):
     """Draw coarse figures, also in children."""
     monkeypatch.setattr("cvae.figures.DPI", 40)
     monkeypatch.setattr("cvae.experiment.pictures.NUM_DIVERSITY_SAMPLES", 20)
-    monkeypatch.setattr(main, "__file__", str(ROOT / "tests/faults/coarse.py"))
+    coarse = str(ROOT / "tests/faults/coarse.py")
+    start = main.run_side_by_side
+    monkeypatch.setattr(main, "run_side_by_side", lambda config, n, _: start(config, n, coarse))
 
 
 @pytest.fixture(autouse=True)

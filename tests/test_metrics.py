@@ -9,7 +9,7 @@ import pytest
 from cvae.evaluate import Estimate, Evaluation
 from cvae.experiment.folder import lock_folder, open_checkpoint
 from cvae.experiment.metrics import read_metrics, write_results, write_summary
-from cvae.experiment.options import Config, DataConfig, Run
+from cvae.experiment.options import Config, DataConfig, Identity, Run
 
 ROWS = ["NN (baseline)", "CVAE (Monte Carlo)", "CVAE (prior sampling)"]
 ROWS += ["CVAE (importance sampling)", "Performance gap"]
@@ -32,6 +32,7 @@ def save_run(config: Config, seed: int, n: int, start: float, splits=("val",)) -
     open_checkpoint(Run(config, seed, n)).save(
         evaluation={
             "options": dict(vars(config.evaluation)),
+            "code": config.identity.evaluation,
             "evaluations": {split: asdict(evaluation(start)) for split in splits},
             "splits": {split: SPLITS[split] for split in ("train", *splits)},
             "summary": {"seconds": 2.5},
@@ -42,7 +43,8 @@ def save_run(config: Config, seed: int, n: int, start: float, splits=("val",)) -
 @pytest.fixture
 def config(tmp_path) -> Config:
     data = DataConfig(dataset="mnist-5k", data_dir=tmp_path)
-    return Config(data=data, seeds=(7,), output_dir=tmp_path)
+    identity = Identity(image_shape=(28, 28))
+    return Config(data=data, seeds=(7,), output_dir=tmp_path, identity=identity)
 
 
 def test_files_hold_every_number_and_where_it_comes_from(config, tmp_path, capsys):

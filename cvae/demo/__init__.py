@@ -17,9 +17,11 @@ from cvae.demo.weights import LOW_BITS, encode, extract
 from cvae.evaluate import with_error
 from cvae.experiment.console import is_expected, one_line
 from cvae.experiment.metrics import read_metrics
+from cvae.experiment.models import find_model
 from cvae.experiment.options import Config, DataConfig, setting_name
 from cvae.experiment.pictures import choose_inputs
 from cvae.files import FILES, SEED_FOLDER, FileError, atomic_write
+from cvae.model import CVAE
 from cvae.own_images import has_bright_background
 from cvae.trained import TrainedCVAE
 
@@ -45,10 +47,11 @@ ROWS = {  # of metrics.json, as the page names them
 def write_demos(config: Config) -> None:
     """Write the page of each seed of a run; what hinders it is told in one warning."""
     pages, problems = [], dict[str, None]()
+    model = find_model(config.model.model)
     for seed in config.seeds:
         if (config.folder(seed) / FILES["metrics"]).exists():
             try:
-                pages.append(write_demo(config.folder(seed), config.data.data_dir))
+                pages.append(write_demo(config.folder(seed), config.data.data_dir, model))
             except Exception as error:
                 if not is_expected(error):
                     raise
@@ -70,11 +73,12 @@ def find_folders(folder: Path) -> list[Path]:
     return several if len(several) > 1 else [folder]
 
 
-def write_demo(folder: Path, data_dir: Path) -> Path:
+def write_demo(folder: Path, data_dir: Path, model: type[CVAE] = CVAE) -> Path:
     """Write ``demo.html`` with all settings whose weights a folder holds, and return its path.
 
     Args:
         folder, data_dir: of one seed of a finished run, and of the data sets' files.
+        model: the class that was trained.
 
     Raises:
         DataError, UsageError: the data set of the run is not there.
@@ -88,7 +92,7 @@ def write_demo(folder: Path, data_dir: Path) -> Path:
         options = {name: value for name, value in options.items() if value is not None}
         data = DataConfig(dataset=metrics["dataset"], data_dir=data_dir, **options)
         models = {
-            n: TrainedCVAE.load(folder, n)
+            n: TrainedCVAE.load(folder, n, model=model)
             for n in (1, 2, 3)
             if f"q{n}" in run["results"] and (folder / FILES["cvae"].format(n=n)).exists()
         }

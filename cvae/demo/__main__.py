@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cvae.demo import find_folders, write_demo
-from cvae.experiment.command_line import OneLineParser, folder
+from cvae.experiment.command_line import OneLineParser, add_model_flag, folder
 from cvae.experiment.console import is_expected, one_line
 
 
@@ -20,10 +20,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     help = "folder of the data sets' files (default: data)"
     parser.add_argument("--data-dir", type=folder, default=Path("data"), metavar="DIR", help=help)
+    add_model_flag(parser)
     args = parser.parse_args(argv)
     try:
         for of_seed in find_folders(args.folder):
-            print(f"Written to {write_demo(of_seed, args.data_dir)}")
+            print(f"Written to {write_demo(of_seed, args.data_dir, args.model)}")
     except Exception as error:
         if not is_expected(error):
             raise

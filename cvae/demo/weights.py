@@ -5,10 +5,11 @@ import zlib
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributions import Bernoulli, Normal
 
 from cvae.baseline import BaselineNet
 from cvae.files import FileError
-from cvae.model import Decoder, Encoder
+from cvae.model import CVAE, Decoder, Encoder
 from cvae.trained import TrainedCVAE
 
 __all__ = ["LOW_BITS", "Layers", "encode", "extract", "round_weights"]
@@ -27,9 +28,18 @@ def extract(trained: TrainedCVAE) -> Layers:
     Baseline and generation network see the known pixels alone and predict the missing ones alone.
 
     Raises:
-        FileError: the networks are of other classes, which the page can't compute.
+        FileError: model or networks are of other classes, which the page can't compute.
     """
     known, layers = trained.known.flatten().cpu(), Layers()
+    cvae, missing = trained.cvae, torch.full((1, *trained.known.shape), trained.mask.mask_with)
+    for name in ("baseline_predictions", "prior", "likelihood", "model"):
+        if getattr(type(cvae), name) is not getattr(CVAE, name):
+            raise FileError(f"the page can't compute a model with {name} of its own")
+    prior = cvae.prior(missing)
+    likelihood = cvae.likelihood(prior.mean, missing)
+    for of, distribution in (Normal, getattr(prior, "base_dist", prior)), (Bernoulli, likelihood):
+        if not isinstance(distribution, of):
+            raise FileError(f"the page can't compute the model's {type(distribution).__name__}")
     for name, kind in KINDS.items():
         net: nn.Module = getattr(trained.cvae, f"{name}_net")
         if type(net) is not kind:

@@ -14,14 +14,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cvae import distributed
+from cvae.experiment.code import LAYERS, hash_net
 from cvae.files import FileError, UsageError, atomic_write, read_tensors
-from cvae.train import Training
+from cvae.train import BaselineTraining, CVAETraining, Training
 
-__all__ = ["Checkpoint", "random_state", "seed_stage", "set_random_state"]
+__all__ = ["OTHER_FOLDER", "Checkpoint", "random_state", "seed_stage", "set_random_state"]
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2  # of what a file holds
+VERSION = 3  # of what a file holds
+OTHER_FOLDER = "choose another --output-dir, or start afresh with --overwrite"
 
 
 class Checkpoint:
@@ -30,17 +32,28 @@ class Checkpoint:
     Args:
         path: of the file; if it is there, it is read.
         config: what the trained nets depend on, plain values by name.
+        code: hashes of the code that trains them, by file.
+        keep_trained: keep nets that other code has trained to the end.
 
     Attributes:
         stages: plain values and tensors by name: the training of each net, and the evaluation.
+        other_code: files whose code has changed since it trained what is kept.
 
     Raises:
         FileError: the file is damaged, or of another version.
-        UsageError: it is of a run with another config; the message names what differs.
+        UsageError: it is of a run with another config or code; the message names what differs.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
-        self.path, self.config, self.stages = path, config, dict[str, Any]()
+    def __init__(
+        self,
+        path: Path,
+        config: dict[str, Any],
+        code: dict[str, str] | None = None,
+        keep_trained: bool = False,
+    ) -> None:
+        self.path, self.config, self.code = path, config, code or {}
+        self.stages, self.other_code = dict[str, Any](), list[str]()
+        self._keep_trained = keep_trained
         if path.exists():
             with self.reading():
                 saved = read_tensors(path)
@@ -48,6 +61,8 @@ class Checkpoint:
                     raise ValueError
                 self._compare(saved["config"])
                 self.stages = saved["stages"]
+                for stage in self._trainings:
+                    self._compare_code(stage["code"], self.code, self.finished)
 
     def _compare(self, there: dict[str, Any]) -> None:
         differences = [
@@ -56,9 +71,36 @@ class Checkpoint:
             if there.get(name) != self.config.get(name)
         ]
         if differences:
-            advice = "repeat those, choose another --output-dir, or start afresh with --overwrite"
+            advice = f"repeat those, {OTHER_FOLDER}"
             reason = f"{self.path} is of a run with other options ({'; '.join(differences)})"
             raise UsageError(f"{reason}: {advice}")
+
+    @property
+    def _trainings(self) -> list[dict[str, Any]]:
+        kinds = BaselineTraining, CVAETraining
+        return [self.stages[kind.stage] for kind in kinds if kind.stage in self.stages]
+
+    @property
+    def finished(self) -> bool:
+        """Whether both nets are trained to the end."""
+        return len(self._trainings) == 2 and not any("weights" in each for each in self._trainings)
+
+    @property
+    def trained_by(self) -> dict[str, str]:
+        """The hashes of the code that trained what is there, or else will train it."""
+        return self._trainings[-1]["code"] if self._trainings else self.code
+
+    def _compare_code(self, there: dict[str, str], here: dict[str, str], can_keep: bool) -> None:
+        differ = [file for file in sorted(there | here) if there.get(file) != here.get(file)]
+        if differ and can_keep and self._keep_trained and LAYERS not in differ:
+            self.other_code = sorted({*self.other_code, *differ})
+        elif differ:
+            what = "was trained" if self.finished else "is of an unfinished training"
+            advice = OTHER_FOLDER
+            if can_keep and not self._keep_trained:
+                advice += ", or keep what is trained with --keep-trained"
+            changed = f"by other code (changed: {', '.join(differ)})"
+            raise UsageError(f"{self.path} {what} {changed}: {advice}")
 
     def save(self, **stages: Any) -> None:
         """Add or replace stages, of which it keeps copies, and write the file."""
@@ -100,11 +142,14 @@ class Checkpoint:
             FileError: what is saved does not fit the training.
             OSError: the file can't be written.
             TrainingError: the training's.
+            UsageError: what is saved is of a net with other layers or code.
         """
         snapshots = [] if snapshots is None else snapshots
+        net = hash_net(training.net)
         if training.stage in self.stages:
             with self.reading():
                 saved = self.stages[training.stage]
+                self._compare_code(saved["net"], net, bool(self.other_code))
                 training.load_state_dict(saved)
                 snapshots[:] = saved["snapshots"]
                 if not training.finished:
@@ -117,6 +162,7 @@ class Checkpoint:
             random_states = distributed.gather(random_state(training.device))
             if distributed.is_main():
                 state = training.state_dict() | {"snapshots": snapshots}
+                state |= {"code": self.code, "net": net}
                 if not training.finished:
                     state["random"] = random_states
                 self.stages.pop("evaluation", None)  # of other weights

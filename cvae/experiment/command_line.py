@@ -3,15 +3,19 @@
 import argparse
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from cvae.datasets import DATASETS
+from cvae.experiment.models import find_model
 from cvae.experiment.options import CONFIGS, RECIPES, Config, make_config
+from cvae.files import UsageError
+from cvae.model import CVAE
 
-__all__ = ["OneLineParser", "folder", "make_parser", "number", "parse_args"]
+__all__ = ["OneLineParser", "add_model_flag", "folder", "make_parser", "number", "parse_args"]
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -67,6 +71,27 @@ def folder(text: str) -> Path:
     return Path(text)
 
 
+def class_name(text: str) -> str:
+    """Check the form of the name of a class."""
+    if not re.fullmatch(r"(.+\.py|[\w.]*\w):\w+", text):
+        problem = f"{text!r} is neither mine.py:Name nor package.module:Name"
+        raise argparse.ArgumentTypeError(problem)
+    return text
+
+
+def add_model_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model``, which becomes a class, to a command that uses a trained model."""
+
+    def find(text: str) -> type:
+        try:
+            return find_model(class_name(text))
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    help = "class that was trained, as for main.py (default: the CVAE of cvae/model.py)"
+    parser.add_argument("--model", type=find, default=CVAE, metavar="NAME", help=help)
+
+
 def number_or_auto(text: str) -> int | None:
     """Turn ``auto`` into None, and other words into a number."""
     return None if text == "auto" else number(int, 1, 1024)(text)
@@ -76,6 +101,7 @@ def number_or_auto(text: str) -> int | None:
 SPECIAL: dict[str, dict[str, Any]] = {
     "dataset": {"type": dataset_name, "metavar": "NAME"},
     "jobs": {"type": number_or_auto, "metavar": "N"},
+    "model": {"type": class_name, "metavar": "NAME"},
 }
 
 

@@ -1,8 +1,9 @@
 """The output folder: locked, checked before anything is written, emptied on request."""
 
 import contextlib
+import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +12,23 @@ import torch
 import torch.nn as nn
 
 from cvae import distributed
-from cvae.datasets import DATASETS, load_images, resolve_dataset
-from cvae.experiment.checkpoint import Checkpoint
-from cvae.experiment.options import Config, Run
+from cvae.datasets import DATASETS, resolve_dataset
+from cvae.evaluate import evaluate
+from cvae.experiment.checkpoint import OTHER_FOLDER, Checkpoint, seed_stage
+from cvae.experiment.code import NO_SOURCE, forget_sources, hash_code
+from cvae.experiment.models import find_model, model_name
+from cvae.experiment.options import MODEL, Config, DataConfig, Identity, Run
 from cvae.files import FILES, SEED_FOLDER, UsageError, atomic_write
 from cvae.own_images import find_own_images
 
-__all__ = ["lock_folder", "open_checkpoint", "open_checkpoints", "prepare", "save_weights"]
+__all__ = ["check_code", "lock_folder", "open_checkpoint", "open_checkpoints", "prepare"]
+__all__ += ["save_weights"]
+
+logger = logging.getLogger(__name__)
+
+# What decides neither weights nor numbers: images have fingerprints, whatever has read them.
+NOT_FOLLOWED = ("cvae.datasets", "cvae.own_images", "cvae.experiment", "cvae.files")
+OF_EVALUATION = ("cvae.estimators", "cvae.evaluate")
 
 
 @contextlib.contextmanager
@@ -50,20 +61,51 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
 
 
-def prepare(config: Config) -> Config:
+def prepare(config: Config, pipeline: Callable[[Run], None], model: type) -> Config:
     """Load the data set, and refuse an output folder that holds results of another kind.
 
+    Every process of ``torchrun`` calls it, and gets what the main one has found out.
+
+    Args:
+        config: of the command line.
+        pipeline: what does a run.
+        model: class of the CVAE, if the config has none of its own.
+
     Returns:
-        The config with the data set that ``auto`` stands for.
+        The config with the data set that ``auto`` stands for, the model, and the identity of runs.
 
     Raises:
         DataError: the data set is missing, damaged or can't be downloaded.
         FileError: a checkpoint is damaged, or of another version.
-        UsageError: the folder holds results of other options.
+        UsageError: the folder holds results of other options or code, or there is no such model.
     """
+    forget_sources()
+    if config.model.model == MODEL:
+        config = replace(config, model=replace(config.model, model=model_name(model)))
+    find_model(config.model.model)
+    if config.jobs != 1 and config.model.model.startswith("__main__:"):
+        raise UsageError("--jobs needs the model in a file: give --model mine.py:Name")
+    config = distributed.from_main(_prepare, config, pipeline)
+    if distributed.world_size() > 1:
+        check_code(config, pipeline)
+    return config
+
+
+def _prepare(config: Config, pipeline: Callable[[Run], None]) -> Config:
     dataset = resolve_dataset(config.data.dataset, config.data.data_dir)
     config = replace(config, data=replace(config.data, dataset=dataset))
-    config.data.get_data(1)  # whatever is wrong with the data is told before anything is deleted
+    # Whatever is wrong with the data is told before anything is deleted.
+    datasets, _, _ = config.data.get_data(1)
+    identity = Identity(
+        images={split: data.source.fingerprint() for split, data in datasets.items()},
+        image_shape=tuple(datasets["train"].source.images.shape[1:]),
+        training=_training_code(config, pipeline),
+        evaluation=_evaluation_code(config),
+    )
+    config = replace(config, identity=identity)
+    for name in identity.training:
+        if name.endswith(NO_SOURCE):
+            logger.warning("Warning: the code of %s, so no run of it can be resumed", name)
     folder = config.output_dir
     if dataset not in DATASETS:
         sources = {Path(dataset), *(file.parent for file in find_own_images(dataset))}
@@ -76,12 +118,49 @@ def prepare(config: Config) -> Config:
     single, several = _find([folder], "checkpoint"), _find(seed_folders, "checkpoint")
     own, others = (several, single) if config.several_seeds else (single, several)
     if foreign := others or (not own and _find([folder], *FILES)):
-        advice = "choose another --output-dir, or start afresh with --overwrite"
-        raise UsageError(f"{foreign[0]} is there from another run: {advice}")
+        raise UsageError(f"{foreign[0]} is there from another run: {OTHER_FOLDER}")
     for seed in config.seeds:
         config.folder(seed).mkdir(exist_ok=True)
-        open_checkpoints(config, seed)
+    _refuse_seeds_of_two_codes(config)
     return config
+
+
+def _training_code(config: Config, pipeline: Callable[[Run], None]) -> dict[str, str]:
+    """Hash the code that decides the weights of a run, by file."""
+    model = find_model(config.model.model)
+    roots = [pipeline, model, DataConfig.get_data, Config.make_phases, seed_stage]
+    return hash_code(roots, NOT_FOLLOWED + OF_EVALUATION)
+
+
+def _evaluation_code(config: Config) -> dict[str, str]:
+    """Hash the code that decides the evaluation of trained nets, by file."""
+    return hash_code([evaluate, find_model(config.model.model)], NOT_FOLLOWED)
+
+
+def check_code(config: Config, pipeline: Callable[[Run], None]) -> None:
+    """Check that all processes of a run have the code of the one that was asked.
+
+    Raises:
+        UsageError: one has not.
+    """
+    identity, differ = config.identity, []
+    for here, there in (
+        (_training_code(config, pipeline), identity.training),
+        (_evaluation_code(config), identity.evaluation),
+    ):
+        differ += [file for file in there if here.get(file) != there[file]]
+    if differ := sum(distributed.gather(differ), []):
+        raise UsageError(f"a process has other code than the first: {', '.join(differ)}")
+
+
+def _refuse_seeds_of_two_codes(config: Config) -> None:
+    """Open all checkpoints, and refuse a mean over seeds that differ in the code of training."""
+    found = [each for seed in config.seeds for each in open_checkpoints(config, seed).values()]
+    trained = [checkpoint.trained_by for checkpoint in found]
+    if not all(run.path("checkpoint").exists() for run in config.runs()):
+        trained.append(config.identity.training)
+    if config.several_seeds and any(code != trained[0] for code in trained):
+        raise UsageError(f"the seeds would be trained by different code: {OTHER_FOLDER}")
 
 
 def _find(folders: Sequence[Path], *files: str) -> list[Path]:
@@ -94,18 +173,22 @@ def open_checkpoint(run: Run) -> Checkpoint:
 
     Raises:
         FileError: it is damaged, or of another version.
-        UsageError: it is of a run with other options, or of other images.
+        UsageError: it is of a run with other options, images or code.
     """
-    data = run.config.data
-    splits = load_images(data.dataset, data.data_dir)
+    config = run.config
+    own_images = config.data.dataset not in DATASETS
     depends_on = {
-        **run.config.training_options,
-        "dataset": data.dataset if data.dataset in DATASETS else "own images",  # wherever they lie
-        "images": [images.fingerprint() for images in splits.values()],
-        "image_shape": list(splits["train"].images.shape[1:]),
+        **config.training_options,
+        "dataset": "own images" if own_images else config.data.dataset,  # wherever they lie
+        "images": config.identity.images,
+        "image_shape": list(config.identity.image_shape),
         "seed": run.seed,
     }
-    return Checkpoint(run.path("checkpoint"), depends_on)
+    for name, value in vars(config.baseline).items():  # what it does not share with the CVAE
+        if name not in ("num_epochs", "min_steps") and value != getattr(config.cvae, name):
+            depends_on[f"baseline_{name}"] = value
+    path = run.path("checkpoint")
+    return Checkpoint(path, depends_on, config.identity.training, config.keep_trained)
 
 
 def open_checkpoints(config: Config, seed: int) -> dict[int, Checkpoint]:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from cvae import distributed
 from cvae.experiment.console import is_expected, one_line
+from cvae.experiment.folder import check_code
 from cvae.experiment.options import Config, Run
 from cvae.files import UsageError
 
@@ -178,6 +179,7 @@ def run_child(train: Callable[[Run], None]) -> int:
     if torch.cuda.is_available():
         torch.cuda.set_device(place % torch.cuda.device_count())
     try:
+        check_code(run.config, train)
         train(run)
     except Exception as error:
         if not is_expected(error):

@@ -18,7 +18,7 @@ from cvae.data import CVAEMNIST
 from cvae.evaluate import Evaluation
 from cvae.experiment.checkpoint import Checkpoint
 from cvae.experiment.folder import open_checkpoints
-from cvae.experiment.options import Config, Run
+from cvae.experiment.options import Config, Run, setting_name
 from cvae.experiment.table import Table, make_caption, write_text
 from cvae.files import FILES, FileError
 from cvae.history import History
@@ -30,10 +30,12 @@ logger = logging.getLogger(__name__)
 
 
 def saved_evaluations(checkpoint: Checkpoint, config: Config) -> dict[str, Evaluation] | None:
-    """Return the evaluations by split, if the run was evaluated with these numbers of samples."""
+    """Return the evaluations by split, if they have these numbers of samples, and this code."""
     with checkpoint.reading():
         saved = checkpoint.stages.get("evaluation", {"options": None})
         if saved["options"] != vars(config.evaluation):
+            return None
+        if saved["code"] != config.identity.evaluation:
             return None
         plain = saved["evaluations"].items()
         return {split: Evaluation.from_dict(values) for split, values in plain}
@@ -72,6 +74,7 @@ def save_evaluations(
     checkpoint.save(
         evaluation={
             "options": dict(vars(run.config.evaluation)),
+            "code": run.config.identity.evaluation,
             "evaluations": {split: asdict(evaluation) for split, evaluation in evaluations.items()},
             "splits": {k: {"name": data.name, "images": len(data)} for k, data in datasets.items()},
             "summary": summary,
@@ -85,16 +88,18 @@ def write_results(config: Config, seed: int) -> tuple[Table, dict[str, Any]] | N
     Returns:
         The table and the metrics, if there is such a run.
     """
-    results, settings, about = {}, {}, dict[str, Any]()
+    results, settings, about, other_code = {}, {}, dict[str, Any](), dict[str, list[str]]()
     for n, checkpoint in open_checkpoints(config, seed).items():
         if evaluations := saved_evaluations(checkpoint, config):
             saved = checkpoint.stages["evaluation"]
             results[n], settings[f"q{n}"] = evaluations, saved["summary"]
             about = {"image_shape": checkpoint.config["image_shape"], "splits": saved["splits"]}
+            if checkpoint.other_code:
+                other_code[setting_name(n)] = checkpoint.other_code
     if not results:
         return None
     likelihoods = [split.likelihood for splits in results.values() for split in splits.values()]
-    about["likelihood"] = "; ".join(dict.fromkeys(likelihoods))
+    about |= {"likelihood": "; ".join(dict.fromkeys(likelihoods)), "other_code": other_code}
     caption = f"{make_caption(config, about)}, seed {seed}"
     table = Table.of_run(results, caption, config.diagnostics)
     run = {

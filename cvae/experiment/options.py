@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from dataclasses import dataclass, fields, is_dataclass, replace
+import os
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from cvae.files import FILES, SEED_FOLDER
 from cvae.model import ACTIVATIONS, GENERATION_INPUTS
 from cvae.train import Phase, importance_weighted_elbo
 
-__all__ = ["CONFIGS", "RECIPES", "Config", "DataConfig", "PhaseConfig", "Run", "make_config"]
-__all__ += ["setting_name"]
+__all__ = ["CONFIGS", "MODEL", "RECIPES", "Config", "DataConfig", "Identity", "PhaseConfig", "Run"]
+__all__ += ["make_config", "setting_name"]
 
+MODEL = "cvae.model:CVAE"
 ELBOS = {"mean-field": TraceMeanField_ELBO, "trace": Trace_ELBO}
 VAL_BATCH_SIZE = 1000  # without gradients there is memory for more images at once
 
@@ -69,8 +71,12 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The networks of the CVAE and the bound that they maximise."""
+    """The CVAE, its networks and the bound that they maximise."""
 
+    model: str = option(
+        MODEL,
+        "class of the CVAE, with the constructor of CVAE: mine.py:Name or package.module:Name",
+    )
     activation: str = option("relu", "activation of the CVAE's hidden layers", choices=ACTIVATIONS)
     generation_input: str = option(
         "z", "what the generation network sees: p(y|z), or p(y|x,z)", choices=GENERATION_INPUTS
@@ -119,8 +125,25 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class Identity:
+    """What runs depend on besides their options, which is found out once, before the first one.
+
+    Attributes:
+        images: fingerprint of each split.
+        image_shape: height and width.
+        training, evaluation: hashes of the code that decides the weights, and their evaluation, by
+            file.
+    """
+
+    images: dict[str, str] = field(default_factory=dict)
+    image_shape: tuple[int, ...] = ()
+    training: dict[str, str] = field(default_factory=dict)
+    evaluation: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Config:
-    """What a command line becomes."""
+    """What a command line becomes, and the identity of its runs."""
 
     num_quadrant_inputs: tuple[int, ...] = option(
         (1, 2, 3), "numbers of known quadrants", "-nq", choices=(1, 2, 3)
@@ -150,6 +173,9 @@ class Config:
         Path("results"), "folder for all files; an interrupted run in it is resumed"
     )
     overwrite: bool = option(False, "start afresh, and delete what earlier runs left there")
+    keep_trained: bool = option(
+        False, "keep nets that other code has trained to the end, and say so in the table"
+    )
     diagnostics: bool = option(False, "show in the table how far to trust it")
     num_images: int = option(10, "columns of the sample figure", "-vi", least=1, most=100)
     num_samples: int = option(10, "CVAE rows of that figure", "-vs", least=1, most=100)
@@ -167,14 +193,16 @@ class Config:
     )
     quiet: bool = option(False, "print nothing but the tables, warnings and errors")
     debug: bool = option(False, "show where in the code an error came from")
+    identity: Identity = Identity()
 
     @property
     def options(self) -> dict[str, Any]:
-        """All options by the names of their flags."""
+        """All options by the names of their flags; the model's file wherever it lies."""
         flat: dict[str, Any] = {}
         for name, value in vars(self).items():
-            if name != "baseline":
+            if name not in ("baseline", "identity"):
                 flat |= vars(value) if is_dataclass(value) else {name: value}
+        flat["model"] = os.path.basename(self.model.model)
         same = self.baseline.num_epochs == self.cvae.num_epochs
         flat["baseline_epochs"] = None if same else self.baseline.num_epochs
         return flat | {"baseline_min_steps": self.baseline.min_steps}

@@ -35,20 +35,22 @@ class Table:
         cls, results: dict[int, dict[str, Evaluation]], caption: str, diagnostics: bool = False
     ) -> "Table":
         """Make the table of one seed, of evaluations by number of known quadrants and split."""
-        values, errors = {}, {}
+        values, errors, order = {}, {}, dict[str, None]()
         for n, evaluations in results.items():
             for split, evaluation in evaluations.items():
                 column = setting_name(n)
                 column += f", {SPLIT_NAMES[split]}" if len(evaluations) > 1 else ""
                 more = evaluation.diagnostics if diagnostics else {}
                 rows: dict[str, Any] = {**evaluation.rows, **more}
+                order |= dict.fromkeys(rows)
                 # series, as pandas 2.1 sorts the rows of a single dict
                 values[column] = pd.Series({row: getattr(e, "mean", e) for row, e in rows.items()})
                 errors[column] = pd.Series(
                     {row: getattr(e, "standard_error", None) for row, e in rows.items()}
                 )
         caption = f"{caption}; ± standard error over images"
-        return cls(pd.DataFrame(values), pd.DataFrame(errors, dtype=float), caption)
+        index = list(order)  # else pandas sorts rows that not all columns have
+        return cls(pd.DataFrame(values, index), pd.DataFrame(errors, index, dtype=float), caption)
 
     @classmethod
     def of_seeds(cls, tables: Sequence["Table"], caption: str) -> "Table":
@@ -82,7 +84,8 @@ def make_caption(config: Config, about: Mapping[str, Any]) -> str:
 
     Args:
         config: of the command.
-        about: ``splits``, name and number of images of each, and ``likelihood``.
+        about: ``splits``, name and number of images of each, ``likelihood``, and ``other_code``,
+            files that have changed since a setting was trained.
     """
     splits = about["splits"]
     names = {key: describe_split(split["name"], split["images"]) for key, split in splits.items()}
@@ -91,10 +94,12 @@ def make_caption(config: Config, about: Mapping[str, Any]) -> str:
         decided = f"validation: {names['val']}, which decided when to stop training"
         where = f"{decided}; test: {names['test']}"
     evaluation = config.evaluation
+    trained = [f"{n} ({', '.join(files)})" for n, files in about["other_code"].items()]
+    kept = f"; trained by other code: {', '.join(trained)}" if trained else ""
     return (
         f"Negative CLL (nats per image; lower is better); {where}; likelihood: "
         f"{about['likelihood']}; Monte Carlo {evaluation.num_particles} and the others "
-        f"{evaluation.num_importance_samples} particles; {config.description}"
+        f"{evaluation.num_importance_samples} particles; {config.description}{kept}"
     )
 
 
