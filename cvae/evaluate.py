@@ -155,10 +155,18 @@ def with_error(value: float, error: float | None) -> str:
 def draw_samples(cvae: CVAE, xs: Tensor, num_samples: int) -> Tensor:
     """Draw predictions: pixel probabilities in [0, 1], shape (num_samples, batch, h, w).
 
+    In chunks that bound the memory beyond that of the result.
+
     Args:
         cvae, xs: the model, and images with missing pixels, shape (batch, h, w).
         num_samples: predictions an image, each from a latent sample of its own.
     """
-    predictive = Predictive(cvae.model, None, cvae.guide, num_samples, ("y",), parallel=True)
-    with pyro.get_param_store().scope():
-        return predictive(xs)["y"].view(num_samples, *xs.shape)
+    rows = estimators.ROWS_AT_ONCE
+    samples = next(cvae.parameters()).new_empty(num_samples, *xs.shape)
+    for some in samples.split(rows):
+        predictive = Predictive(cvae.model, None, cvae.guide, len(some), ("y",), parallel=True)
+        images = max(1, rows // len(some))
+        for chunk, inputs in zip(some.split(images, 1), xs.split(images), strict=True):
+            with pyro.get_param_store().scope():
+                chunk.copy_(predictive(inputs)["y"].view(chunk.shape))
+    return samples

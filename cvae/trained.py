@@ -120,7 +120,8 @@ class TrainedCVAE:
         _check_range(original, known)
         xs = torch.where(known, original, self.mask_with)
         with _pyro_lock:
-            return torch.where(known, xs, draw_samples(self.cvae, xs, num_samples))
+            completions = draw_samples(self.cvae, xs, num_samples)
+        return torch.where(known, xs, completions, out=completions)
 
     def negative_cll(
         self,

@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.transforms import Compose
 
+from cvae import datasets
 from cvae.baseline import BaselineNet
-from cvae.data import CVAEMNIST
+from cvae.data import CVAEMNIST, MaskImages, ToTensor
+from cvae.experiment import pictures
 from cvae.experiment.animation import make_gif, take_snapshot
 from cvae.experiment.pictures import choose_inputs
 from cvae.history import History
@@ -20,15 +24,22 @@ class Images(CVAEMNIST):
     """A data set of images whose lower left quadrant, the known one, is of one grey each."""
 
     def __init__(self, greys, digits):
-        images = torch.rand(len(greys), 28, 28)
-        images[:, 14:, :14] = torch.tensor(greys)[:, None, None] / 255
-        known = torch.zeros(28, 28, dtype=torch.bool)
-        known[14:, :14] = True
-        self.columns = {"original": images[:, None], "digit": torch.tensor(digits)}
-        self.columns["input"] = images.where(known, -1)
+        images = torch.randint(256, (len(greys), 28, 28), dtype=torch.uint8)
+        images[:, 14:, :14] = torch.tensor(greys)[:, None, None]
+        source = datasets.Images(images, torch.tensor(digits), "images")
+        super().__init__("", transform=Compose([ToTensor(), MaskImages(1)]), source=source)
 
-    def __getitem__(self, item):
-        return {name: values[item] for name, values in self.columns.items()}
+
+class LargestTensor(TorchDispatchMode):
+    """Measures the largest tensor that is computed."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.bytes = max(self.bytes, result.untyped_storage().nbytes())
+        return result
 
 
 def test_clear_inputs_have_neighbours_of_one_label_and_ambiguous_ones_of_two():
@@ -62,9 +73,18 @@ def test_missing_pixels_do_not_matter():
     images = Images(list(range(0, 100, 3)), [i % 5 for i in range(34)])
     chosen = choose_inputs(training, images, 3)
     for each in (training, images):
-        each.columns["original"][..., :14, :] = 0.1
-        each.columns["original"][..., 14:] = 0.9
+        each.source.images[:, :14] = 25
+        each.source.images[..., 14:] = 230
     assert choose_inputs(training, images, 3) == chosen
+
+
+def test_choice_is_made_in_chunks_that_bound_memory(monkeypatch):
+    images = Images([i % 251 for i in range(1500)], [i % 7 for i in range(1500)])
+    with LargestTensor() as largest:
+        chosen = choose_inputs(images, images, 3)
+    assert largest.bytes <= 3 * images.source.images.nbytes
+    monkeypatch.setattr(pictures, "IMAGES_AT_ONCE", 2000)
+    assert choose_inputs(images, images, 3) == chosen
 
 
 @pytest.mark.parametrize("count", [1, 3, 40])

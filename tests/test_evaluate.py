@@ -70,6 +70,22 @@ def test_samples_are_probabilities_that_differ(cvae, xs_ys):
     assert not pyro.get_param_store().keys()
 
 
+def test_samples_are_drawn_in_chunks_that_bound_memory(cvae, xs_ys, monkeypatch):
+    with torch.no_grad():  # z is a function of the image alone
+        cvae.prior_net.fc32.weight.zero_()
+        cvae.prior_net.fc32.bias.fill_(-20)
+    rows: list[int] = []
+    expected = draw_samples(cvae, xs_ys[0], 8)
+    cvae.generation_net.fc1.register_forward_hook(
+        lambda layer, inputs, output: rows.append(output.shape[:-1].numel())
+    )
+    for at_once in (6, 20, 200):
+        rows.clear()
+        monkeypatch.setattr("cvae.estimators.ROWS_AT_ONCE", at_once)
+        torch.testing.assert_close(draw_samples(cvae, xs_ys[0], 8), expected)
+        assert max(rows) <= at_once
+
+
 def test_shards_of_all_processes_are_gathered(cvae, dataset, monkeypatch):
     """For every row and diagnostic, before values are averaged."""
     monkeypatch.setattr("cvae.distributed.rank", lambda: 1)

@@ -1,5 +1,6 @@
 import json
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from cvae.data import get_data
 from cvae.datasets import load_images
 from cvae.files import FILES, DataError, UsageError
-from cvae.own_images import find_own_images
+from cvae.own_images import find_own_images, load_own_images
 
 GREY = np.random.default_rng(0).integers(0, 256, (12, 4, 6), dtype=np.uint8)
 RGB = np.repeat(GREY[..., None], 3, -1)
@@ -51,6 +52,18 @@ OPAQUE = np.full_like(GREY[..., None], 255)
 def test_arrays_of_all_kinds_turn_into_the_same_bytes(tmp_path, images):
     own = load(save_npz(tmp_path, anything=images))
     assert list(own) == ["train"] and torch.equal(own["train"].images, torch.as_tensor(GREY))
+
+
+def test_colours_take_hardly_more_memory_than_their_array(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (2000, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=images)
+    tracemalloc.start()
+    try:
+        load_own_images(tmp_path / "images.npz")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak <= 2.5 * images.nbytes
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, ">i4", np.uint64, np.float64])

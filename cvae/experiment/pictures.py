@@ -31,6 +31,7 @@ NUM_ANIMATED, FRAMES_PER_EPOCH = 3, 3
 ANIMATED_FROM = 30_000  # training images, with which the animation takes about 1 % of a run
 
 NUM_CANDIDATES, NUM_COMPARED = 2000, 10_000  # the first images of each data set
+IMAGES_AT_ONCE = 250  # of each, compared in double precision
 NUM_NEIGHBOURS, MIN_FRACTION = 20, 0.3  # of these an ambiguous input's second label has at least
 
 
@@ -48,14 +49,12 @@ def choose_inputs(training: CVAEMNIST, images: CVAEMNIST, num_ambiguous: int) ->
     Returns:
         ``1 + num_ambiguous`` different indices into ``images``, or fewer if it has fewer.
     """
-    compared, candidates = training[:NUM_COMPARED], images[:NUM_CANDIDATES]
-    known = ~is_missing(candidates["input"][0])
-    pixels = [b["original"].squeeze(-3)[:, known].cpu() * 255 for b in (compared, candidates)]
-    # Whole numbers in double precision are exact, so the choice is the same on every machine.
-    far, near = (values.round().double() for values in pixels)
-    distances = far.square().sum(1) - 2 * near @ far.t()  # squared, up to a constant per candidate
-    nearest = distances.topk(min(NUM_NEIGHBOURS, len(far)), largest=False).indices
-    labels, own = compared["digit"].cpu()[nearest].tolist(), candidates["digit"].tolist()
+    known = ~is_missing(images[:1]["input"][0]).cpu()
+    far = training.source.images[:NUM_COMPARED].cpu()[:, known]
+    near = images.source.images[:NUM_CANDIDATES].cpu()[:, known]
+    nearest = torch.cat([_nearest(some, far) for some in near.split(IMAGES_AT_ONCE)])
+    labels = training.source.digits.cpu()[nearest].tolist()
+    own = images.source.digits[:NUM_CANDIDATES].tolist()
     clear, ambiguous = [], defaultdict(list)  # the latter by the pair of labels
     for index, (label, neighbours) in enumerate(zip(own, labels, strict=True)):
         counts = dict(Counter(neighbours).most_common(2))
@@ -68,6 +67,15 @@ def choose_inputs(training: CVAEMNIST, images: CVAEMNIST, num_ambiguous: int) ->
     clear.sort(key=lambda index: any(own[index] in pair for pair in pairs))
     most_even = [-max(ambiguous[pair])[1] for pair in pairs]
     return list(dict.fromkeys([*clear[:1], *most_even, *range(len(own))]))[: 1 + num_ambiguous]
+
+
+def _nearest(near: Tensor, far: Tensor) -> Tensor:
+    """Find the nearest rows of ``far`` for each row of ``near``; both are of uint8."""
+    # Whole numbers in double precision are exact, so the choice is the same on every machine.
+    near, distances = 2 * near.double(), []  # squared, up to a constant per row of near
+    for some in map(Tensor.double, far.split(IMAGES_AT_ONCE)):
+        distances.append(some.square().sum(1) - near @ some.t())
+    return torch.cat(distances, 1).topk(min(NUM_NEIGHBOURS, len(far)), largest=False).indices
 
 
 def describe(datasets: Mapping[str, CVAEMNIST], classes: bool = False) -> str:
