@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from cvae.baseline import BaselineNet, missing_pixel_nll, scored_pixels
 from cvae.data import make_loader
 from cvae.model import CVAE
+from cvae.onednn import fast_products
 from cvae.traces import check_sites, kl_divergences, log_density, log_prob, random_sites
 
 __all__ = ["baseline_nll", "effective_sample_size", "estimate_cll", "importance_sampling"]
@@ -56,6 +57,7 @@ def log_weights(
     return log_density(model) - log_density(guide)
 
 
+@fast_products()
 def _traces(cvae: CVAE, xs: Tensor, ys: Tensor, particles: int, proposal: str) -> tuple[Trace, ...]:
     """Trace the proposal, and the model with its samples; the model's trace comes first."""
     plate = pyro.plate("particles", particles, dim=-2)
@@ -206,6 +208,7 @@ def estimate_cll(
     return _for_all_images(estimate, dataset, num_particles)
 
 
+@fast_products()
 def baseline_nll(net: BaselineNet, dataset: Dataset) -> Tensor:
     """Compute the baseline's negative CLL of every image: nats, shape (N,), float64 on the CPU."""
     return _for_all_images(lambda xs, ys: missing_pixel_nll(net, xs, ys).sum(-1), dataset)

@@ -16,6 +16,7 @@ from cvae.baseline import is_missing
 from cvae.data import shard
 from cvae.files import UsageError
 from cvae.model import CVAE
+from cvae.onednn import fast_products
 
 __all__ = ["Estimate", "Evaluation", "draw_samples", "evaluate", "with_error"]
 
@@ -152,6 +153,7 @@ def with_error(value: float, error: float | None) -> str:
 
 
 @torch.no_grad()
+@fast_products()
 def draw_samples(cvae: CVAE, xs: Tensor, num_samples: int) -> Tensor:
     """Draw predictions: pixel probabilities in [0, 1], shape (num_samples, batch, h, w).
 

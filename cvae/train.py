@@ -36,6 +36,7 @@ from cvae.data import shift_images
 from cvae.estimators import check_model
 from cvae.history import EarlyStopping, History, Losses
 from cvae.model import CVAE
+from cvae.onednn import fast_products
 from cvae.optimizer import Optimizer, TrainingError
 from cvae.traces import is_plain, kl_divergences, reconstruction
 
@@ -84,9 +85,9 @@ class Training(ABC):
         self.history, self.best_weights = History(), net.state_dict()
         self.optimizer = Optimizer(net, config, len(dataloaders["train"]))
         self.device = next(net.parameters()).device
-        self.autocast = torch.autocast(
-            self.device.type, getattr(torch, config.precision), config.precision != "float32"
-        )
+        self.low_precision = config.precision != "float32"
+        precision = getattr(torch, config.precision)
+        self.autocast = torch.autocast(self.device.type, precision, self.low_precision)
         self._stop_early = EarlyStopping(config.early_stop_patience)
         if distributed.rank():  # noise of its own, for images of its own
             torch.manual_seed(torch.initial_seed() + distributed.rank())
@@ -154,7 +155,9 @@ class Training(ABC):
         order = getattr(self.dataloaders["train"].sampler, "sampler", None)
         if isinstance(order, DistributedSampler):
             order.set_epoch(epoch)
-        losses = self._train(title) | self._validate()
+        with fast_products(not self.low_precision):
+            losses = self._train(title)
+        losses |= self._validate()
         for split in ("train", "val"):
             if not math.isfinite(losses[split]):
                 advice = "try a smaller --learning-rate"
@@ -189,6 +192,7 @@ class Training(ABC):
             yield batch["input"], batch["output"]
 
     @torch.no_grad()
+    @fast_products()
     def _validate(self) -> Losses:
         self.net.eval()
         sums: Counter[str] = Counter()
