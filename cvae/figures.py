@@ -1,8 +1,12 @@
 """Figures from arrays, numbers and a title.  A dot is one of a figure, a pixel one of an image."""
 
+import contextlib
 import io
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import torch
@@ -14,8 +18,8 @@ from torch import Tensor
 
 from cvae.files import atomic_write
 
-__all__ = ["draw", "plot_completions", "plot_diversity", "plot_problem", "plot_samples"]
-__all__ += ["plot_training", "save_figure", "style_axes", "tile", "training_table"]
+__all__ = ["default_style", "draw", "plot_completions", "plot_diversity", "plot_problem"]
+__all__ += ["plot_samples", "plot_training", "save_figure", "style_axes", "tile", "training_table"]
 
 DPI = 200
 CELL, SMALL_CELL = 112, 84  # dots along the longer side of an image, about
@@ -32,6 +36,15 @@ LOSSES = {
     "kl": ("validation KL", "#CC79A7", ":"),
 }
 COLUMNS = {key: f"{name} (nats per image)" for key, (name, _, _) in LOSSES.items()}
+
+
+@contextlib.contextmanager
+def default_style() -> Iterator[None]:
+    """Draw with matplotlib's defaults, not the user's settings; what its font lacks is a box."""
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
 
 
 def tile(images: Tensor, scale: int, outlined: Tensor | None = None) -> np.ndarray:
@@ -163,6 +176,7 @@ def training_table(
     return pd.DataFrame(rows, columns=["net", "epoch", *COLUMNS.values(), "best"])
 
 
+@default_style()
 def plot_training(
     table: pd.DataFrame, title: str, references: dict[str, float] | None = None
 ) -> Figure:
@@ -217,6 +231,7 @@ def style_axes(axes: Axes, unit: str) -> None:
     axes.grid(color="0.9", linewidth=0.6)
 
 
+@default_style()
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG atomically, the same bytes for the same figure."""
     png = io.BytesIO()  # an error of drawing is none of writing
@@ -232,6 +247,7 @@ def _join(pictures: list[np.ndarray], axis: int) -> np.ndarray:
     return np.concatenate([pictures[0], *others], axis)
 
 
+@default_style()
 def draw(
     picture: np.ndarray, title: str, texts: list[tuple], left: int = 0, top: int = 0, dpi: int = DPI
 ) -> Figure:

@@ -1,15 +1,20 @@
 """What the dots of a figure are, and what its curves and texts say."""
 
 import io
+import warnings
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.style import library
 from PIL import Image
 
 from cvae import figures
+from cvae.experiment.animation import make_gif
 from cvae.figures import GAP, MARGIN, MISSING, OUTLINE, save_figure, tile, training_table
+from cvae.history import History
 
 HISTORIES = {
     "baseline": [{"train": 9.0, "val": val, "seconds": 1.0} for val in (8.0, 6.0, 7.0)],
@@ -227,6 +232,34 @@ def test_same_figure_gives_the_same_bytes_without_a_version(tmp_path):
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
     with Image.open(tmp_path / "one") as picture:
         assert picture.format == "PNG" and set(picture.info) == {"dpi"}
+
+
+SETTINGS = {"image.origin": "lower"}, {"savefig.bbox": "tight"}, {"text.usetex": True}
+
+
+@pytest.mark.parametrize("settings", [*SETTINGS, library["dark_background"]])
+def test_settings_of_the_user_neither_change_figures_nor_are_changed(tmp_path, settings):
+    """Nor does a character that the font lacks cost a warning."""
+
+    def draw_all(folder):
+        torch.manual_seed(0)
+        folder.mkdir()
+        figure, truth, known, *_ = samples_figure(title="\u624b $")
+        save_figure(figure, folder / "samples")
+        save_figure(figures.plot_problem(truth, {"1 quadrant": known}), folder / "problem")
+        table = training_table(HISTORIES, BEST)
+        save_figure(figures.plot_training(table, "title"), folder / "training")
+        history = History([{"val": 1.0, "objective": 1, "seconds": 1.0}])
+        snapshots = [torch.zeros(1, 3, 28, 28, dtype=torch.uint8)]
+        (folder / "gif").write_bytes(make_gif(history, snapshots, truth, known, "title"))
+        return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    plain = draw_all(tmp_path / "plain")
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = dict(matplotlib.rcParams)
+        assert draw_all(tmp_path / "styled") == plain
+        assert dict(matplotlib.rcParams) == before
 
 
 @pytest.mark.parametrize("raised, cause", [(FileNotFoundError, None), (RuntimeError, OSError())])

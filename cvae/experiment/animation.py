@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from cvae.evaluate import draw_samples
-from cvae.figures import MARGIN, ROW_LABELS, SMALL_CELL, draw, style_axes, tile
+from cvae.figures import MARGIN, ROW_LABELS, SMALL_CELL, default_style, draw, style_axes, tile
 from cvae.history import History
 from cvae.model import CVAE
 
@@ -31,6 +31,7 @@ def take_snapshot(cvae: CVAE, inputs: Tensor, num_samples: int, seed: int, epoch
         return (draw_samples(cvae, inputs, num_samples).clamp(0, 1) * 255).round().byte().cpu()
 
 
+@default_style()
 def make_gif(
     history: History, snapshots: Sequence[Tensor], truth: Tensor, known: Tensor, title: str
 ) -> bytes:
