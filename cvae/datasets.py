@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cvae.files import DataError, UsageError
-from cvae.own_images import find_own_images, load_own_images
+from cvae.own_images import choose_reader, find_own_images, load_own_images
 
 __all__ = ["DATASETS", "Images", "load_images", "resolve_dataset", "split_images"]
 
@@ -51,7 +51,8 @@ class Images:
         height, width = self.images.shape[1:]
         if height % 2 or width % 2 or not height * width:
             size = f"{height} x {width} pixels"
-            raise DataError(f"{self.name} holds images of {size}: height and width must be even")
+            advice = "height and width must be even: resize or crop them, or add a row or column"
+            raise DataError(f"{self.name} holds images of {size}: {advice}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -88,11 +89,12 @@ def resolve_dataset(dataset: str, data_dir: str | Path) -> str:
         data_dir: folder that holds, or is to hold, ``MNIST/raw``.
 
     Returns:
-        The name, or the path with ``~`` expanded; for ``"auto"``, ``"mnist"`` if its four files are
-        in ``data_dir`` or could be downloaded, else, with a warning, ``"mnist-5k"``.
+        The name, or the absolute path, with ``~`` expanded; for ``"auto"``, ``"mnist"`` if its four
+        files are in ``data_dir`` or could be downloaded, else, with a warning, ``"mnist-5k"``.
 
     Raises:
         UsageError: no data set has that name, and nothing that path.
+        DataError: there is a file that can't hold images.
     """
     if dataset == "auto":
         try:
@@ -106,9 +108,10 @@ def resolve_dataset(dataset: str, data_dir: str | Path) -> str:
         return dataset
     path = Path(os.path.expanduser(dataset))
     if not path.exists():
-        choices = ", ".join(DATASETS)
-        raise UsageError(f"no data set is called {dataset!r}: choose auto, {choices}, or a path")
-    return str(path)
+        choices = f"auto, {', '.join(DATASETS)}, or a path"
+        raise UsageError(f"no data set is called {dataset!r}: --dataset takes {choices}")
+    choose_reader(path)
+    return os.path.abspath(path)
 
 
 def load_images(dataset: str, data_dir: str | Path, *, download: bool = True) -> dict[str, Images]:
@@ -171,18 +174,18 @@ def _load(dataset: str, path: Path, states: tuple[tuple[Path, int, int], ...]) -
     """Load all splits; cached until a file, its modification time or its size is another."""
     if dataset == "mnist-5k":
         return _load_mnist_5k()
-    if dataset not in MNIST_LIKE:
-        return {
-            split: Images(torch.as_tensor(images), torch.as_tensor(labels), name)
-            for split, (name, images, labels) in load_own_images(path).items()
-        }
-    splits, files = {}, {"train": MNIST_FILES[:2], "test": MNIST_FILES[2:]}
-    for split, names in files.items():
-        images, digits = (_read_intact(_copies(path, name)) for name in names)
-        if images.ndim != 3 or digits.shape != images.shape[:1] or not len(digits):
-            raise DataError(f"{path} holds {' and '.join(names)}, but not a label for each image")
-        title = f"{MNIST_LIKE[dataset]} {'training' if split == 'train' else 'test'} set"
-        splits[split] = Images(images, digits.long(), title)
+    splits = {}
+    if dataset in MNIST_LIKE:
+        for split, names in {"train": MNIST_FILES[:2], "test": MNIST_FILES[2:]}.items():
+            images, digits = (_read_intact(_copies(path, name)) for name in names)
+            if images.ndim != 3 or digits.shape != images.shape[:1] or not len(digits):
+                problem = f"{path} holds {' and '.join(names)}, but not a label for each image"
+                raise DataError(problem)
+            title = f"{MNIST_LIKE[dataset]} {'training' if split == 'train' else 'test'} set"
+            splits[split] = Images(images, digits.long(), title)
+    else:
+        for split, (title, pixels, labels) in load_own_images(path).items():
+            splits[split] = Images(torch.as_tensor(pixels), torch.as_tensor(labels), title)
     sizes = ["{1} x {2}".format(*split.images.shape) for split in splits.values()]
     if len(set(sizes)) > 1:
         problem = f"{path} holds images of {' and '.join(sizes)} pixels"

@@ -18,17 +18,17 @@ __all__ += ["rank", "sum_gradients", "world_size"]
 
 
 def choose_device(name: str) -> torch.device:
-    """Turn ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"`` into a device that is there.
+    """Turn ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"`` into what is there.
 
     Raises:
         UsageError: the device is absent.
     """
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if name == "auto":
-        name = "cuda" if cuda else "cpu"
-    if not {"cpu": True, "cuda": cuda, "mps": mps}[name]:
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mps = torch.backends.mps.is_available()
+    device = torch.device(name if name != "auto" else "cuda" if gpus else "cpu")
+    if not {"cpu": True, "cuda": gpus > (device.index or 0), "mps": mps}[device.type]:
         raise UsageError(f"--device {name} is absent here")
-    return torch.device(name)
+    return device
 
 
 @contextlib.contextmanager
@@ -43,8 +43,11 @@ def process_group(device: torch.device) -> Iterator[None]:
         RuntimeError: PyTorch's, when another process has ended.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        yield
+        with torch.cuda.device(device) if device.index is not None else contextlib.nullcontext():
+            yield
         return
+    if device.index is not None:
+        raise UsageError(f"--device {device} is for a single process: give --device cuda")
     if device.type == "cuda":
         processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
         if processes > gpus:

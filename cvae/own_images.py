@@ -1,30 +1,38 @@
-"""Your own images: an ``.npz`` file, or a folder of image files."""
+"""Your own images: an array in an ``.npz``, ``.npy`` or ``.csv`` file, or a folder of files."""
 
+import math
 import os
 import warnings
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from cvae.files import FILES, DataError
 
-__all__ = ["find_own_images", "has_bright_background", "load_own_images", "read_image"]
+__all__ = ["choose_reader", "find_own_images", "has_bright_background", "load_own_images"]
+__all__ += ["read_image"]
+
+Arrays = dict[str, tuple[np.ndarray, np.ndarray]]  # images and labels by split
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WebP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 SPLITS = {"train": "training", "val": "validation", "test": "test"}  # and their titles
-SPLIT_FOLDERS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
-SPLIT_FOLDERS |= {split: split for split in SPLITS}
-SPLIT_ARRAYS = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))  # as MedMNIST and Keras name them
+SPLIT_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+SPLIT_NAMES |= {split: split for split in SPLITS}
+# What arrays are called beside the name of a split, the surest first.
+IMAGE_NAMES = ("images", "image", "x", "data", "")
+LABEL_NAMES = ("labels", "label", "y", "targets", "target", "class")
 RUN_FILES = {FILES["metrics"], *(FILES["checkpoint"].format(n=n) for n in (1, 2, 3))}
 IMAGES_AT_ONCE = 100
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL has it
 
 
 def find_own_images(path: str | Path) -> list[Path]:
-    """List the files of your own images: the ``.npz`` file, or the image files of a folder.
+    """List the files of your own images: the file of arrays, or the image files of a folder.
 
     Folders are searched breadth first in alphabetical order, links last.  Skipped are a folder that
     is reached again, hidden files and folders, and folders that hold the files of a run.
@@ -36,11 +44,25 @@ def find_own_images(path: str | Path) -> list[Path]:
         DataError: there is none, or the folder itself holds the files of a run.
     """
     path = Path(os.path.expanduser(path))
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
+    return _list_files(path)[0] if choose_reader(path) is _read_folder else [path]
+
+
+def choose_reader(path: Path) -> Callable[[Path], Arrays]:
+    """Return the function that reads what is there, as arrays by split.
+
+    Raises:
+        DataError: it is neither a folder, nor an ``.npz``, ``.npy`` or ``.csv`` file.
+    """
+    if path.is_dir():
+        return _read_folder
+    if not path.is_file():
         raise DataError(f"{path} is missing, or neither a file nor a folder")
-    return _list_files(path)[0]
+    suffix, advice = path.suffix.lower(), "put many images of one size into a folder, and give that"
+    if reader := {".npz": _read_arrays, ".npy": _read_arrays, ".csv": _read_csv}.get(suffix):
+        return reader
+    if suffix not in SUFFIXES:
+        advice = 'save an array of images: np.savez("images.npz", images=array, labels=labels)'
+    raise DataError(f"{path} is neither a folder nor an .npz, .npy or .csv file: {advice}")
 
 
 def load_own_images(path: str | Path) -> dict[str, tuple[str, np.ndarray, np.ndarray]]:
@@ -50,28 +72,30 @@ def load_own_images(path: str | Path) -> dict[str, tuple[str, np.ndarray, np.nda
     black background where they are transparent.
 
     Args:
-        path: an ``.npz`` file, or a folder of PNG, JPEG, BMP, TIFF and WebP files.  The file holds
-            ``images``, or only one array, of shape (N, h, w) or (N, h, w, 1, 3 or 4), of uint8 or
-            of floats in [0, 1], and perhaps ``labels``, whole numbers of shape (N,) or (N, 1); or
-            splits: ``train_images``, ``train_labels``, ``val_images``, ..., or ``x_train``,
-            ``y_train``, ``x_test``, ....  In the folder, images lie side by side or in a folder for
-            each class, perhaps within folders ``train``, ``val`` and ``test`` (or ``training``,
-            ``valid``, ``validation``, ``testing``, in any letter case).
+        path: a file, or a folder of PNG, JPEG, BMP, TIFF and WebP files.  An ``.npz`` file holds
+            ``images``, or only one array, of shape (N, h, w), (N, h * w) of squares, or (N, h, w,
+            1, 3 or 4), of uint8 or of floats in [0, 1], and perhaps ``labels``, whole numbers of
+            shape (N,) or (N, 1); or splits: ``train_images``, ``train_labels``, ``x_val``, ....  An
+            ``.npy`` file is such an array.  A ``.csv`` file has a row for each image: its label, if
+            any, and the values of a square from 0 to 255.  In the folder, images lie side by side
+            or in a folder for each class, perhaps within folders ``train``, ``val`` and ``test``
+            (or ``training``, ``valid``, ``validation``, ``testing``, in any letter case).
 
     Returns:
         ``"train"``, and ``"val"`` and ``"test"`` if there are such splits: the name of each for
         tables and figures, its images, uint8 of shape (N, h, w), in a fixed order, which mixes the
-        classes of a folder, and their labels, int64 of shape (N,), zeros if there are none; a class
+        classes, and their labels, int64 of shape (N,), zeros if there are none; a class of a folder
         has the same label in all splits.
 
     Warns:
-        UserWarning: the folder holds other files, or 16-bit images that are black once scaled.
+        UserWarning: there are other files or arrays, which are not read; images are nearly black,
+            such as those of 0 and 1; floats are rounded to 8 bits.
 
     Raises:
         DataError: there is no such file, or it does not hold that; the message names the file.
     """
     path = Path(os.path.expanduser(path))
-    arrays = _read_folder(path) if path.is_dir() else _read_npz(path)
+    arrays = choose_reader(path)(path)
     if "train" not in arrays:
         raise DataError(f"{path} holds images for {' and '.join(arrays)}, but none for train")
     # Tables and figures can't show bytes that are not UTF-8, nor control characters.
@@ -82,14 +106,14 @@ def load_own_images(path: str | Path) -> dict[str, tuple[str, np.ndarray, np.nda
         images, labels = arrays[split]
         if labels.shape == (*images.shape[:1], 1):
             labels = labels[:, 0]
+        if images.ndim == 2 and _is_square(images.shape[1]):
+            images = images.reshape(len(images), math.isqrt(images.shape[1]), -1)
         if problem := _problem(images, labels):
             raise DataError(f"{path} holds {problem}")
         title = name if len(arrays) == 1 else f"{name} {SPLITS[split]} set"
-        splits[split] = title, _grey(images), labels.astype(np.int64)
-    sizes = {"{1} x {2}".format(*images.shape) for _, images, _ in splits.values()}
-    if len(sizes) > 1:
-        problem = f"{path} holds images of {' and '.join(sorted(sizes))} pixels"
-        raise DataError(f"{problem}: all must have the same size")
+        order = np.random.default_rng(0).permutation(len(images))  # any first N are of all classes
+        splits[split] = title, _grey(images)[order], labels[order].astype(np.int64)
+    _warn_of_losses(path, [(arrays[split][0], splits[split][1]) for split in splits])
     return splits
 
 
@@ -127,14 +151,14 @@ def _sort_by_split(root: Path, files: list[Path]) -> dict[str, list[tuple[Path, 
     """Sort files by split, each with its class.  Where there are no splits, all are ``"train"``."""
     folders = {file: file.relative_to(root).parts[:-1] for file in files}
     tops = {"".join(names[:1]) for names in folders.values()}
-    brought = sorted(top for top in tops if top.lower() in SPLIT_FOLDERS)
+    brought = sorted(top for top in tops if top.lower() in SPLIT_NAMES)
     splits: dict[str, list[tuple[Path, str]]] = {}
     for file, names in folders.items():
         split = "train"
         if brought:
             if "".join(names[:1]) not in brought:
                 raise DataError(f"{file} is in none of the splits ({', '.join(brought)}) of {root}")
-            split, names = SPLIT_FOLDERS[names[0].lower()], names[1:]
+            split, names = SPLIT_NAMES[names[0].lower()], names[1:]
         if len(names) > 1:
             layouts = "<class>/, or <class>/ in train/, val/ and test/"
             raise DataError(f"{file} is nested too deeply: images may be in {root}, in {layouts}")
@@ -142,30 +166,23 @@ def _sort_by_split(root: Path, files: list[Path]) -> dict[str, list[tuple[Path, 
     return splits
 
 
-def _read_folder(root: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _read_folder(root: Path) -> Arrays:
     files, others = _list_files(root)
     if others:
-        warnings.warn(f"{root} also holds files that are not read: {others}", stacklevel=2)
+        warnings.warn(f"{root} also holds files that are not read: {others}", stacklevel=3)
     splits = _sort_by_split(root, files)
-    images = {file: _read_image(file) for file in files}
-    first, dark = files[0], []
+    images = {file: read_image(file) for file in files}
+    first = files[0]
     for file, image in images.items():
         if image.shape != images[first].shape:
             sizes = "{} x {} and {} x {}".format(*image.shape, *images[first].shape)
             raise DataError(f"{file} and {first} have {sizes} pixels: all must have the same size")
-        if image.dtype != np.uint8 and 0 < image.max() < 256:
-            dark.append(file)
-    if dark:
-        problem = f"16-bit images hold no value above 255 ({len(dark):,}, such as {dark[0]})"
-        warnings.warn(f"{problem}: they are black once scaled; save them with 8 bits", stacklevel=2)
     names = sorted({name for pairs in splits.values() for _, name in pairs})
     labels = {name: label for label, name in enumerate(names)}
     arrays = {}
     for split, pairs in splits.items():
-        order = np.random.default_rng(0).permutation(len(pairs))  # any first N are of all classes
-        shuffled = [pairs[item] for item in order]
-        pixels = np.stack([_grey(images[file]) for file, _ in shuffled])
-        arrays[split] = pixels, np.array([labels[name] for _, name in shuffled])
+        pixels = np.stack([images[file] for file, _ in pairs])
+        arrays[split] = pixels, np.array([labels[name] for _, name in pairs])
     return arrays
 
 
@@ -179,13 +196,8 @@ def read_image(file: Path) -> np.ndarray:
     """Read an upright image of any of the formats, as grey uint8 of shape (h, w).
 
     Raises:
-        DataError: the file can't be read as an image.
+        DataError: the file can't be read as an image, or holds several.
     """
-    return _grey(_read_image(file))
-
-
-def _read_image(file: Path) -> np.ndarray:
-    """Read an upright image as uint8 of shape (h, w), or as uint16 if it has 16 bits."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -193,51 +205,101 @@ def _read_image(file: Path) -> np.ndarray:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             # Not Image.open(file), which loses the orientation of uncompressed TIFF files.
             with open(file, "rb") as stream, Image.open(stream, formats=FORMATS) as opened:
+                number = getattr(opened, "n_frames", 1)
+                if number > 1 and opened.format != "MPO":  # a photograph with a preview
+                    raise ValueError(f"it holds {number}: save each in a file of its own")
                 image = ImageOps.exif_transpose(opened)
-                if not image.mode.startswith("I"):
-                    return _grey(np.asarray(image.convert("RGBA"))[None])[0]
-                values = np.asarray(image)  # PIL would cut them off rather than scale them
-                if not 0 <= values.min() <= values.max() < 2**16:
-                    raise ValueError(f"values from {values.min()} to {values.max()}")
-                return values.astype(np.uint16)
+                # PIL would cut off what is beyond 8 bits, rather than scale it.
+                most = {"I": 2**16 - 1, "F": 1}.get(image.mode[0], 255)
+                values = np.asarray(image if most != 255 else image.convert("RGBA"))
+                if not 0 <= values.min() <= values.max() <= most:  # nor for NaN
+                    raise ValueError(f"{values.min()} to {values.max()}: must be from 0 to {most}")
+                return _grey(values.astype(np.uint16)[None] if most > 255 else values[None])[0]
     except Exception as error:  # a damaged file makes the parsers raise almost anything
         reason = " ".join(str(error).split())
         raise DataError(f"{file} can't be read as an image ({reason})") from error
 
 
-def _read_npz(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _read_arrays(path: Path) -> Arrays:
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            splits = {}
-            for split, (images, labels) in _name_arrays(path, arrays.files).items():
+        with open(path, "rb") as file:
+            content = np.load(file, allow_pickle=False)
+            arrays = {"images": content} if isinstance(content, np.ndarray) else content
+            names, splits = _sort_arrays([*arrays]), {}
+            for split, (images, labels) in names.items():
                 pixels = arrays[images]
-                splits[split] = pixels, np.asarray(arrays.get(labels, np.zeros(pixels.shape[:1])))
-            return splits
-    except DataError:
-        raise
+                splits[split] = pixels, arrays[labels] if labels else np.zeros(pixels.shape[:1])
     except OSError as error:
         raise DataError(f"{path} can't be read ({error.strerror or error})") from error
     except Exception as error:  # as above
         reason = "is damaged, encrypted, too large, or holds more than plain arrays"
         raise DataError(f"{path} {reason}; nothing of it was run") from error
+    others = ", ".join(name for name in arrays if name not in sum(names.values(), ()))
+    if not names:
+        wanted = 'name them: np.savez("images.npz", images=array, labels=labels)'
+        raise DataError(f"{path} holds the arrays {others or 'none'}: {wanted}")
+    if others:
+        warnings.warn(f"{path} also holds arrays that are not read: {others}", stacklevel=3)
+    return splits
 
 
-def _name_arrays(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:
-    """Name the arrays of images and labels of each split; a single array is ``"train"``."""
-    if "images" in names or len(names) == 1:
-        return {"train": ("images" if "images" in names else names[0], "labels")}
-    for images, labels in SPLIT_ARRAYS:
-        if found := [split for split in SPLITS if images.format(split) in names]:
-            return {split: (images.format(split), labels.format(split)) for split in found}
-    wanted = "images, or train_images, val_images and test_images"
-    raise DataError(f"{path} holds the arrays {', '.join(names) or 'none'}: name them {wanted}")
+def _sort_arrays(names: list[str]) -> dict[str, tuple[str, str]]:
+    """Name the arrays of images and labels of each split; a single array is images to train on."""
+    words = {name: set(name.lower().split("_")) for name in names}
+
+    def find(split: str, kinds: Sequence[str]) -> str:
+        of_split = [word for word, own in [("", "train"), *SPLIT_NAMES.items()] if own == split]
+        wanted = [{kind, word} - {""} for kind in kinds for word in of_split]
+        return next((name for each in wanted for name in names if words[name] == each), "")
+
+    if len(names) == 1:
+        return {"train": (names[0], "")}
+    splits = {split: (find(split, IMAGE_NAMES), find(split, LABEL_NAMES)) for split in SPLITS}
+    return {split: pair for split, pair in splits.items() if pair[0]}
+
+
+def _read_csv(path: Path) -> Arrays:
+    """Read a row for each image: its label, unless it has none, and the values of a square."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            header = [name.strip(' "') for name in file.readline().strip().lower().split(",")]
+        labelled, headed = _is_square(len(header) - 1), not all(map(str.isdecimal, header))
+        if not header[0] or not (labelled or _is_square(len(header))):
+            wanted = "a label or none, and the values of a square"
+            raise ValueError(f"{len(header)} columns: must be {wanted}")
+        options: Any = dict(encoding="utf-8-sig", quotechar='"', comments=None, ndmin=2)
+        rows = np.loadtxt(path, np.uint8, delimiter=",", skiprows=int(headed), **options)
+    except Exception as error:  # as above
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} can't be read as a table of images ({reason})") from error
+    place = next((header.index(name) for name in LABEL_NAMES if name in header), 0)
+    labels = rows[:, place] if labelled else np.zeros(len(rows))
+    return {"train": (np.delete(rows, place, axis=1) if labelled else rows, labels)}
+
+
+def _is_square(num_pixels: int) -> bool:
+    """Tell whether so many pixels make a square of an even height."""
+    return num_pixels > 0 and math.isqrt(num_pixels) ** 2 == num_pixels and num_pixels % 2 == 0
+
+
+def _warn_of_losses(path: Path, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Warn of images that 8 bits do not hold, before and after: rounded ones, nearly black ones."""
+    for values in (before[:: len(before) // 10 + 1] * 255.0 for before, _ in pairs):  # some rows
+        if np.abs(values - np.rint(values)).max() > 0.1:  # more than the error of float16
+            warnings.warn(f"{path} holds floats, rounded to 8 bits: steps of 1/255", stacklevel=3)
+    tops = np.concatenate([after.max(axis=(1, 2)) for _, after in pairs])
+    limit = tops.max() if tops.max() <= 16 else 1  # as of masks, or of 12 bits among 16
+    if dark := np.count_nonzero((tops > 0) & (tops <= limit)):
+        problem = f"{dark:,} of {len(tops):,} images in {path} are nearly black: no value is above"
+        advice = "scale them so that white is 255 (1 in floats, 65,535 with 16 bits)"
+        warnings.warn(f"{problem} {limit} of 255; {advice}", stacklevel=3)
 
 
 def _problem(images: np.ndarray, labels: np.ndarray) -> str:
     """Say in what way arrays are not images and labels, if any."""
     if images.ndim < 3 or images.shape[3:] not in ((), (1,), (3,), (4,)):
         return f"images of shape {images.shape}: must be (N, h, w), or (N, h, w, 1, 3 or 4)"
-    if not len(images):
+    if not images.size:
         return f"no images, but an array of shape {images.shape}"
     if images.dtype != np.uint8 and images.dtype.kind != "f":
         return f"{images.dtype}: must be uint8, or floats in [0, 1]"

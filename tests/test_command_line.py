@@ -37,6 +37,7 @@ def test_flags_of_pyros_example_are_understood():
     assert short.cvae == short.baseline == TrainingConfig(4, 5, 0.01)
     assert (short.num_images, short.num_samples, short.evaluation.num_particles) == (6, 7, 8)
     assert (short.num_quadrant_inputs, short.device) == ((1, 2), "cuda")
+    assert parse_args("--cuda --device cuda:1".split()).device == "cuda:1"
 
 
 def test_flags_override_the_recipe():
@@ -139,10 +140,11 @@ def refusal(words: list[str], capsys: Any) -> str:
         ("--jobs 0", "must be from 1"),
         ("--precision float16", "invalid choice: 'float16'"),
         ("--cuda --device cpu", "--cuda contradicts --device cpu"),
+        ("--device cuda:x", "'cuda:x' is none of auto, cpu, cuda, cuda:N"),
         ("--colour", "unrecognized arguments: --colour"),
         ("--num 3", "ambiguous option: --num could match"),
         ("-n", "expected one argument"),
-        ("--dataset MNIST", "nor an .npz file, nor a folder of images"),
+        ("--dataset MNIST", "no data set is called 'MNIST': --dataset takes auto"),
         (f"--output-dir {__file__}", "is not a folder"),
         ("--data-dir=", "the name of the folder is empty"),
     ],

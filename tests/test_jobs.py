@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import main
+from cvae.distributed import choose_device
 from cvae.experiment.jobs import CHILD, choose_jobs, run_side_by_side, usable_cores
 from cvae.experiment.options import Config
 from cvae.files import UsageError
@@ -240,3 +241,13 @@ def test_jobs_are_refused_with_torchrun(monkeypatch, jobs):
     assert choose_jobs(Config(), torch.device("cpu")) == 1
     with pytest.raises(UsageError, match="^--jobs is for a single process"):
         choose_jobs(Config(jobs=jobs), torch.device("cpu"))
+
+
+def test_one_gpu_may_be_chosen(monkeypatch):
+    """Then ``--jobs auto`` is one job."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    devices = [choose_device(name) for name in ("cuda:1", "cuda", "auto")]
+    assert [choose_jobs(Config(jobs=None), device) for device in devices] == [1, 2, 2]
+    with pytest.raises(UsageError, match="--device cuda:2 is absent here"):
+        choose_device("cuda:2")

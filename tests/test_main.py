@@ -146,8 +146,7 @@ def test_own_images_give_the_same_weights_from_an_array_and_a_folder(tmp_path):
     (tmp_path / "images").mkdir()
     for number, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / "images" / f"{number:02}.png")
-    mixed = load_images(str(tmp_path / "images"), "")["train"].images.numpy()
-    np.savez(tmp_path / "images.npz", images=np.repeat(mixed[..., None], 3, -1))
+    np.savez(tmp_path / "images.npz", images=np.repeat(images[..., None], 3, -1))
     found = {}
     for name in ("images.npz", "images"):
         folder = tmp_path / f"results {name}"

@@ -1,17 +1,21 @@
+import contextlib
 import json
 import os
 import tracemalloc
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from cvae.data import get_data
 from cvae.datasets import load_images
+from cvae.experiment.command_line import parse_args
 from cvae.files import FILES, DataError, UsageError
 from cvae.own_images import find_own_images, load_own_images
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* nearly black")  # as many greys below are
 GREY = np.random.default_rng(0).integers(0, 256, (12, 4, 6), dtype=np.uint8)
 RGB = np.repeat(GREY[..., None], 3, -1)
 
@@ -34,6 +38,11 @@ def save_png(folder, *values, images=None):
     return folder
 
 
+def save_pages(path):
+    page, other = map(Image.fromarray, GREY[:2])
+    page.save(path, "TIFF", save_all=True, append_images=[other])
+
+
 def as_set(images):
     return {np.asarray(image).tobytes() for image in images}
 
@@ -51,7 +60,48 @@ OPAQUE = np.full_like(GREY[..., None], 255)
 )
 def test_arrays_of_all_kinds_turn_into_the_same_bytes(tmp_path, images):
     own = load(save_npz(tmp_path, anything=images))
-    assert list(own) == ["train"] and torch.equal(own["train"].images, torch.as_tensor(GREY))
+    assert list(own) == ["train"] and as_set(own["train"].images) == as_set(GREY)
+
+
+SQUARES, LABELS = GREY[:, :, :4], np.arange(12) * 20
+FLAT, PIXELS = SQUARES.reshape(12, 16), [f"pixel{n}" for n in range(16)]
+
+
+@pytest.mark.parametrize("images", [SQUARES, FLAT, FLAT / 255])
+@pytest.mark.parametrize("name", ["images.npy", "images.NPZ"])
+def test_squares_may_be_flat_in_both_kinds_of_array(tmp_path, name, images):
+    with open(tmp_path / name, "wb") as file:
+        np.save(file, images) if name == "images.npy" else np.savez(file, images)
+    assert as_set(load(tmp_path / name)["train"].images) == as_set(SQUARES)
+
+
+@pytest.mark.parametrize(
+    "columns, header",
+    [([LABELS, FLAT], [*place, *PIXELS][: len(place) * 17]) for place in ([], ["label"])]
+    + [([FLAT, LABELS], [*PIXELS, "Class"]), ([FLAT], []), ([FLAT], PIXELS)],
+)
+def test_tables_have_a_row_for_each_image(tmp_path, columns, header):
+    table = pd.DataFrame(np.column_stack(columns), columns=header or None)
+    table.to_csv(tmp_path / "train.CSV", header=bool(header), index=False)
+    own, labels = load(tmp_path / "train.CSV")["train"], LABELS * (len(columns) == 2)
+    found = torch.cat([own.digits[:, None], own.images.flatten(1)], dim=1).tolist()
+    assert sorted(found) == sorted(np.column_stack([labels, FLAT]).tolist())
+
+
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        ("", "1 columns: must be a label or none, and the values of a square"),
+        ("a,b\n1,2\n", "2 columns: must be"),
+        ("1,2,3,256\n", "string '256' to uint8 at row 0, column 4"),
+        ("a,b,c,d\n1,2,3,0.5\n", "string '0.5' to uint8"),
+        (",a,b,c,d\n0,1,2,3,4\n", "5 columns: must be"),  # the numbers of rows, and no labels
+    ],
+)
+def test_other_tables_are_refused_in_one_line(tmp_path, content, complaint):
+    (tmp_path / "train.csv").write_text(content)
+    with pytest.raises(DataError, match=f"^.*train.csv can't be read as a table .*{complaint}.*$"):
+        load(tmp_path / "train.csv")
 
 
 def test_colours_take_hardly_more_memory_than_their_array(tmp_path):
@@ -123,13 +173,32 @@ def test_what_is_transparent_turns_black(tmp_path, kind, alpha):
     assert (images[..., :3] == alpha).all() and (images[..., 3:] == 255).all()
 
 
-def test_dark_images_of_16_bits_are_warned_about(tmp_path):
-    save_png(tmp_path, images=[GREY[0].astype(np.uint16), GREY[1] * np.uint16(257)])
-    with pytest.warns(
-        UserWarning, match="^16-bit images hold no value above 255 .1, such as .*00.png.*black"
-    ):
-        images = load(tmp_path)["train"].images
-    assert as_set(images) == as_set([np.rint(GREY[0] / 257).astype(np.uint8), GREY[1]])
+@pytest.mark.parametrize(
+    "images, dark",
+    [
+        ([GREY[0].astype(np.uint16), GREY[1] * np.uint16(257)], "1 of 2 .* above 1 of 255"),
+        (GREY.astype(np.uint16) * 16, "12 of 12 .* above 16 of 255"),  # as of 12 bits
+        (GREY // 128, "12 of 12 .* above 1 of 255"),
+    ],
+)
+def test_images_that_are_nearly_black_are_warned_about(tmp_path, images, dark):
+    paths = [save_png(tmp_path / "folder", images=images)]
+    paths += [save_npz(tmp_path, images=images)] if images[0].dtype == np.uint8 else []
+    for path in paths:
+        with pytest.warns(UserWarning, match=f"^{dark}; scale"):
+            load(path)
+
+
+@pytest.mark.parametrize("white", [255, 256])
+def test_floats_are_read_alike_from_arrays_and_files(tmp_path, white):
+    floats, folder = (GREY / white).astype(np.float32), save_png(tmp_path / "folder")
+    for number, image in enumerate(floats):
+        Image.fromarray(image).save(folder / f"{number}.tif")
+    rounded = pytest.warns(UserWarning, match="npz holds floats, rounded to 8 bits")
+    with rounded if white == 256 else contextlib.nullcontext():
+        own = load(save_npz(tmp_path, images=floats))["train"].images
+    assert as_set(own) == as_set(load(folder)["train"].images)
+    assert as_set(own) == as_set(np.rint(floats * 255).astype(np.uint8))
 
 
 def test_other_files_are_counted(tmp_path):
@@ -187,29 +256,42 @@ def test_folders_bring_their_split_with_one_label_for_each_class(tmp_path, folde
 
 
 @pytest.mark.parametrize(
-    "arrays, expected",
+    "arrays",
     [
-        (
-            {"test_images": 30, "test_labels": 3, "train_images": 10, "train_labels": 1}
-            | {"val_images": 20, "val_labels": 2},
-            {"training": (10, 1), "validation": (20, 2), "test": (30, 3)},
-        ),
-        (
-            {"x_train": 10, "y_train": 1, "x_test": 30, "y_test": 3},
-            {"training": (10, 1), "test": (30, 3)},
-        ),
-        ({"train_images": 10, "test_images": 30}, {"training": (10, 0), "test": (30, 0)}),
+        dict(test_images=180, test_labels=3, train_images=60, train_labels=1, val_images=120),
+        dict(x_train=60, y_train=1, x_test=180, y_test=3),
+        dict(X_train=60, x_valid=120, valid_y=2),
+        dict(train=60, validation=120),
+        dict(images=60, targets=1),
+        dict(X=60, y=1),
+        dict(data=60, target=1),
+        dict(train_images=60, train_label=1),
     ],
 )
-def test_archives_bring_their_split(tmp_path, arrays, expected):
-    shapes = {name: (3, 4, 6) if value >= 10 else (3, 1) for name, value in arrays.items()}
-    path = save_npz(
-        tmp_path, **{name: np.full(shapes[name], value, np.uint8) for name, value in arrays.items()}
-    )
-    datasets, _, sizes = get_data(1, 4, dataset=str(path))
-    assert sizes == dict.fromkeys(["train", "val", "test"][: len(expected)], 3)
-    for data, (title, own) in zip(datasets.values(), expected.items(), strict=True):
-        assert greys(data.source) == 3 * [own] and data.name == f"images.npz {title} set"
+def test_arrays_are_known_by_the_names_that_people_use(tmp_path, arrays):
+    """Grey and label are 60 and 1 in training, 120 and 2 in validation, 180 and 3 in the test."""
+    filled = {k: np.full((3, 4, 6) if v > 3 else (3, 1), v, np.uint8) for k, v in arrays.items()}
+    own, there = load(save_npz(tmp_path, **filled)), arrays.values()
+    expected = [3 * [(60 * n, n * (n in there))] for n in (1, 2, 3) if 60 * n in there]
+    assert [greys(images) for images in own.values()] == expected
+
+
+def test_arrays_that_are_not_read_are_named(tmp_path):
+    with pytest.warns(UserWarning, match="also holds arrays that are not read: x, notes$"):
+        load(save_npz(tmp_path, x=GREY, images=GREY, notes=np.zeros(3)))
+
+
+@pytest.mark.parametrize("split, options", [("", {"holdout": 60}), ("_train", {"subset": 60})])
+def test_sorted_arrays_are_mixed_before_they_are_cut(tmp_path, split, options):
+    """In the same way for every seed; each image keeps its label."""
+    labels = np.repeat(np.arange(10), 60)
+    images = np.tile((labels * 20 + 20).astype(np.uint8)[:, None, None], (2, 2))
+    path = save_npz(tmp_path, **{f"x{split}": images, f"y{split}": labels})
+    datasets, others = (get_data(1, 8, dataset=str(path), seed=n, **options)[0] for n in (0, 1))
+    for data, other in zip(datasets.values(), others.values(), strict=True):
+        assert data.source.num_classes == 10
+        assert torch.equal(data.source.digits * 20 + 20, data.source.images[:, 0, 0].long())
+        assert torch.equal(data.source.images, other.source.images)
 
 
 def test_brought_split_leaves_no_choice(tmp_path):
@@ -281,8 +363,8 @@ def test_links_are_followed_once(tmp_path):
         ({"images": GREY.astype(float)}, "floats that are not in .0, 1."),
         ({"images": np.full((3, 2, 2), np.nan)}, "floats that are not in .0, 1."),
         ({"images": np.array([{}, {}])}, "more than plain arrays; nothing of it was run"),
-        ({"a": GREY, "b": GREY}, "holds the arrays a, b: name them images"),
-        ({"x_train": GREY, "x_test": GREY[:, :2]}, "2 x 6 and 4 x 6 pixels: all must"),
+        ({"a": GREY, "b": GREY}, "holds the arrays a, b: name them: np.savez.*images=array"),
+        ({"x_train": GREY, "x_test": GREY[:, :2]}, "4 x 6 and 2 x 6 pixels: all must"),
         ({"x_test": GREY, "y_test": GREY}, "images for test, but none for train"),
         ({"images": GREY, "labels": GREY}, "labels of shape"),
         ({"images": GREY, "labels": np.arange(12) / 2}, "a whole number for each image"),
@@ -309,6 +391,11 @@ def test_damaged_arrays_are_refused_by_name(tmp_path, kept):
         (lambda path: path.write_bytes(path.read_bytes()[:60]), "05.png can't be read as an image"),
         (lambda path: Image.fromarray(GREY[0].T).save(path), "have 6 x 4 and 4 x 6 pixels"),
         (lambda path: Image.fromarray(GREY[0]).save(path, "GIF"), "05.png can't be read as"),
+        (save_pages, "05.png can't .*it holds 2: save each in a file of its own"),
+        (
+            lambda path: Image.fromarray(np.float32(GREY[0])).save(path, "TIFF"),
+            "05.png .* 0 to 1.$",
+        ),
     ],
 )
 def test_bad_files_in_a_folder_are_named(tmp_path, spoil, complaint):
@@ -321,6 +408,17 @@ def test_images_that_unpack_to_gigabytes_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
     with pytest.raises(DataError, match="00.png can't be read .*decompression bomb"):
         load(save_png(tmp_path, 1))
+
+
+@pytest.mark.parametrize("name, advice", [("x.txt", "save an array"), ("x.png", "put many images")])
+def test_other_files_are_refused_alike_in_python_and_a_command(tmp_path, capsys, name, advice):
+    (tmp_path / name).touch()
+    complaint = f"{tmp_path}/{name} is neither a folder nor an .npz, .npy or .csv file: {advice}"
+    with pytest.raises(DataError, match=complaint):
+        get_data(1, 2, dataset=str(tmp_path / name))
+    with pytest.raises(SystemExit):
+        parse_args(["--dataset", str(tmp_path / name)])
+    assert complaint in capsys.readouterr().err
 
 
 def test_paths_that_are_no_images_are_named(tmp_path):

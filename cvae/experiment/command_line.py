@@ -9,13 +9,14 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
-from cvae.datasets import DATASETS
+from cvae.datasets import resolve_dataset
 from cvae.experiment.models import find_model
 from cvae.experiment.options import CONFIGS, RECIPES, Config, make_config
-from cvae.files import UsageError
+from cvae.files import CVAEError, UsageError
 from cvae.model import CVAE
 
-__all__ = ["OneLineParser", "add_model_flag", "folder", "make_parser", "number", "parse_args"]
+__all__ = ["OneLineParser", "add_model_flag", "dataset_name", "folder", "make_parser", "number"]
+__all__ += ["parse_args"]
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -51,14 +52,17 @@ def number(
 
 def dataset_name(text: str) -> str:
     """Check the name of a data set; the path of one's own images becomes absolute."""
-    if text in ("auto", *DATASETS):
+    try:
+        return text if text == "auto" else resolve_dataset(text, "")
+    except CVAEError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def device_name(text: str) -> str:
+    """Check the name of a device, which need not be there."""
+    if re.fullmatch("auto|cpu|mps|cuda(:[0-9]{1,2})?", text):
         return text
-    text = os.path.expanduser(text)
-    if os.path.isdir(text) or (os.path.isfile(text) and text.endswith(".npz")):
-        return os.path.abspath(text)
-    names = f"auto, {', '.join(DATASETS)}"
-    problem = f"{text!r} is neither {names}, nor an .npz file, nor a folder of images"
-    raise argparse.ArgumentTypeError(problem)
+    raise argparse.ArgumentTypeError(f"{text!r} is none of auto, cpu, cuda, cuda:N, mps")
 
 
 def folder(text: str) -> Path:
@@ -100,6 +104,7 @@ def number_or_auto(text: str) -> int | None:
 # What does not follow from the type of an option, by its name.
 SPECIAL: dict[str, dict[str, Any]] = {
     "dataset": {"type": dataset_name, "metavar": "NAME"},
+    "device": {"type": device_name, "metavar": "NAME"},
     "jobs": {"type": number_or_auto, "metavar": "N"},
     "model": {"type": class_name, "metavar": "NAME"},
 }
@@ -156,9 +161,9 @@ def parse_args(argv: Sequence[str] | None = None, description: str | None = None
     parser = make_parser(description)
     given = vars(parser.parse_args(argv))
     if given.pop("cuda", False):
-        if given.get("device", "auto") not in ("auto", "cuda"):
+        if given.get("device", "auto") in ("cpu", "mps"):
             parser.error(f"--cuda contradicts --device {given['device']}")
-        given["device"] = "cuda"
+        given["device"] = given.get("device", "cuda").replace("auto", "cuda")
     for flag, name in (("-nq", "num_quadrant_inputs"), ("--seeds", "seeds")):
         if name in given:
             values = given[name] = tuple(given[name])

@@ -47,7 +47,8 @@ def choose_jobs(config: Config, device: torch.device) -> int:
         return 1
     if distributed.world_size() > 1:
         raise UsageError("--jobs is for a single process: start main.py without torchrun")
-    processors = {"cpu": usable_cores(), "cuda": torch.cuda.device_count()}
+    gpus = torch.cuda.device_count() if device.index is None else 1
+    processors = {"cpu": usable_cores(), "cuda": gpus}
     return min(config.jobs or processors.get(device.type, 1), len(config.runs()))
 
 
@@ -177,7 +178,8 @@ def run_child(train: Callable[[Run], None]) -> int:
     logger.setLevel(level)
     torch.set_num_threads(threads)
     if torch.cuda.is_available():
-        torch.cuda.set_device(place % torch.cuda.device_count())
+        _, _, index = run.config.device.partition(":")
+        torch.cuda.set_device(int(index or place % torch.cuda.device_count()))
     try:
         check_code(run.config, train)
         train(run)

