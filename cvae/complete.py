@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from cvae.experiment.command_line import OneLineParser, add_model_flag, number
-from cvae.experiment.console import is_expected, one_line
+from cvae.experiment.console import is_expected, one_line, replace_unprintable
 from cvae.figures import plot_completions, save_figure
 from cvae.files import FILES
 from cvae.model import CVAE
@@ -79,6 +79,7 @@ def fit_image(file: Path, shape: Sequence[int]) -> tuple[torch.Tensor, list[str]
     return torch.as_tensor(pixels / np.float32(255)), warnings
 
 
+@replace_unprintable()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 1 for a failure, 2 for a bad line."""
     parser = OneLineParser("python -m cvae.complete", __doc__)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -94,6 +95,31 @@ def test_whatever_happens_the_process_is_left_as_it_was(
         pyro.enable_validation(True)
     for name, value in before.items():
         assert after[name] == value, name
+
+
+def test_habits_of_a_process_make_no_difference(tmp_path, monkeypatch):
+    """A root handler, doubles, no gradients, a stream of ASCII."""
+    images = np.random.default_rng(0).integers(0, 256, (20, 4, 4), np.uint8)
+    np.savez(tmp_path / "手写数字.npz", images)
+    words = [*TINY[4:], "--dataset", str(tmp_path / "手写数字.npz"), "--output-dir"]
+    assert main.main([*words, str(tmp_path / "plain")]) == 0
+    handler = logging.StreamHandler(io.StringIO())
+    stdout = io.TextIOWrapper(io.BytesIO(), "ascii", write_through=True)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    monkeypatch.setattr(sys, "stdout", stdout)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad():
+            assert main.main([*words, str(tmp_path / "out")]) == 0
+            assert torch.get_default_dtype() == torch.float64 and not torch.is_grad_enabled()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    monkeypatch.undo()
+    shown = stdout.buffer.getvalue().decode()
+    assert shown.count("3 quadrants: ????.npz training split") == 1 and stdout.errors == "strict"
+    assert not handler.stream.getvalue()
+    for file in ("cvae_net_q3.pth", "results.csv"):
+        assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "out" / file).read_bytes()
 
 
 def test_output_goes_to_whatever_stands_for_the_terminal(tmp_path, monkeypatch):

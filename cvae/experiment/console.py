@@ -17,7 +17,7 @@ from tqdm import tqdm
 from cvae.experiment.options import Config
 from cvae.files import CVAEError, UsageError
 
-__all__ = ["exit_status", "is_expected", "one_line", "show_log"]
+__all__ = ["exit_status", "is_expected", "one_line", "replace_unprintable", "show_log"]
 
 logger = logging.getLogger("cvae")
 
@@ -38,6 +38,10 @@ def exit_status(run: Callable[[Config], None], config: Config) -> int:
             nowhere = stack.enter_context(open(os.devnull, "w"))  # one process prints for all
             stack.enter_context(contextlib.redirect_stdout(nowhere))
             stack.enter_context(contextlib.redirect_stderr(nowhere))
+        stack.enter_context(replace_unprintable())
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
+        stack.enter_context(torch.enable_grad())
         try:
             with _interrupted_by_signals(received):
                 run(config)
@@ -73,11 +77,25 @@ def one_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
+def replace_unprintable() -> Iterator[None]:
+    """Let the standard output show ``?`` for what its encoding lacks, rather than fail."""
+    errors = getattr(sys.stdout, "errors", None)
+    reconfigure = getattr(sys.stdout, "reconfigure", lambda **_: None)  # a notebook's has none
+    reconfigure(errors="replace")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, ValueError):  # what is left can't be written: told before
+            reconfigure(errors=errors)
+
+
+@contextlib.contextmanager
 def show_log(quiet: bool) -> Iterator[None]:
-    """Print the package's log lines, or its warnings only."""
+    """Print the package's log lines, or its warnings only, and once where others log too."""
     handler = _Handler(sys.stdout)
-    level, formatwarning = logger.level, warnings.formatwarning
+    level, propagate, formatwarning = logger.level, logger.propagate, warnings.formatwarning
     logger.addHandler(handler)
+    logger.propagate = False
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     banner = "*" * 80
     warnings.formatwarning = lambda text, *_, **__: f"\n{banner}\nWARNING: {text}\n{banner}\n\n"
@@ -86,6 +104,7 @@ def show_log(quiet: bool) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        logger.propagate = propagate
         warnings.formatwarning = formatwarning
 
 
