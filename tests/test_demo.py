@@ -281,9 +281,23 @@ def test_last_line_of_a_run_names_the_pages(finished, tmp_path, capsys):
     pages = [folder / f"out/seed_{seed}/demo.html" for seed in (0, 1)]
     assert output.splitlines()[-1] == f"To try it, open {pages[0]}, {pages[1]} in a browser"
     before = [page.read_bytes() for page in pages]
-    assert command.main([str(folder / "out")]) == 0
+    assert command.main([str(folder / "out"), "--dataset", str(folder / "own.npz")]) == 0
     assert capsys.readouterr().out == "".join(f"Written to {page}\n" for page in pages)
     assert [page.read_bytes() for page in pages] == before
+
+
+def test_images_that_moved_are_given_and_compared(finished, tmp_path, capsys):
+    """As ``metrics.json`` does not tell where somebody keeps them."""
+    folder, _ = finished
+    for file in (folder / "out").rglob("metrics.json"):
+        assert '"own.npz"' in file.read_text() and str(folder) not in file.read_text()
+    np.savez(tmp_path / "own.npz", images=np.full((30, 6, 4), 99, np.uint8))
+    for more, reason in (
+        ([], "no data set is called 'own.npz': --dataset takes auto"),
+        (["--dataset", str(tmp_path / "own.npz")], "own.npz holds other images than the run's"),
+    ):
+        assert command.main([str(folder / "out"), *more]) == 1
+        assert reason in capsys.readouterr().err
 
 
 def test_page_that_can_not_be_written_costs_one_warning(finished, tmp_path, capsys):

@@ -20,7 +20,7 @@ from cvae.experiment.metrics import read_metrics
 from cvae.experiment.models import find_model
 from cvae.experiment.options import Config, DataConfig, setting_name
 from cvae.experiment.pictures import choose_inputs
-from cvae.files import FILES, SEED_FOLDER, FileError, atomic_write
+from cvae.files import FILES, SEED_FOLDER, DataError, FileError, atomic_write
 from cvae.model import CVAE
 from cvae.own_images import has_bright_background
 from cvae.trained import TrainedCVAE
@@ -49,9 +49,10 @@ def write_demos(config: Config) -> None:
     pages, problems = [], dict[str, None]()
     model = find_model(config.model.model)
     for seed in config.seeds:
-        if (config.folder(seed) / FILES["metrics"]).exists():
+        folder, data = config.folder(seed), config.data
+        if (folder / FILES["metrics"]).exists():
             try:
-                pages.append(write_demo(config.folder(seed), config.data.data_dir, model))
+                pages.append(write_demo(folder, data.data_dir, data.dataset, model))
             except Exception as error:
                 if not is_expected(error):
                     raise
@@ -73,15 +74,18 @@ def find_folders(folder: Path) -> list[Path]:
     return several if len(several) > 1 else [folder]
 
 
-def write_demo(folder: Path, data_dir: Path, model: type[CVAE] = CVAE) -> Path:
+def write_demo(
+    folder: Path, data_dir: Path, dataset: str | None = None, model: type[CVAE] = CVAE
+) -> Path:
     """Write ``demo.html`` with all settings whose weights a folder holds, and return its path.
 
     Args:
         folder, data_dir: of one seed of a finished run, and of the data sets' files.
+        dataset: path of the run's images, if these are one's own.
         model: the class that was trained.
 
     Raises:
-        DataError, UsageError: the data set of the run is not there.
+        DataError, UsageError: the data set of the run is not there, or holds other images.
         FileError: a file is missing, damaged, or of networks that the page does not compute.
         OSError: the page can't be written.
     """
@@ -90,7 +94,8 @@ def write_demo(folder: Path, data_dir: Path, model: type[CVAE] = CVAE) -> Path:
         (run,) = metrics["runs"]
         options = {name: metrics["arguments"].get(name) for name in OF_DATA}
         options = {name: value for name, value in options.items() if value is not None}
-        data = DataConfig(dataset=metrics["dataset"], data_dir=data_dir, **options)
+        dataset = dataset or metrics["dataset"]
+        data = DataConfig(dataset=dataset, data_dir=data_dir, **options)
         models = {
             n: TrainedCVAE.load(folder, n, model=model)
             for n in (1, 2, 3)
@@ -99,6 +104,10 @@ def write_demo(folder: Path, data_dir: Path, model: type[CVAE] = CVAE) -> Path:
         if not models:
             raise FileError(f"{folder} holds no trained model that was evaluated")
         datasets, _, _ = data.get_data(min(models))
+        for split, images_of_split in metrics["splits"].items():
+            there = datasets[split].source.fingerprint()
+            if images_of_split.get("fingerprint", there) != there:
+                raise DataError(f"{dataset} holds other images than the run's: give --dataset")
         images = _choose_images(datasets)
         for n, trained in models.items():
             if trained.known.shape != images.shape[1:]:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cvae.demo import find_folders, write_demo
-from cvae.experiment.command_line import OneLineParser, add_model_flag, folder
-from cvae.experiment.console import is_expected, one_line
+from cvae.experiment.command_line import OneLineParser, add_model_flag, dataset_name, folder
+from cvae.experiment.console import is_expected, one_line, replace_unprintable
 
 
+@replace_unprintable()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 1 for a failure, 2 for a bad line."""
     parser = OneLineParser("python -m cvae.demo", __doc__)
@@ -20,11 +21,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     help = "folder of the data sets' files (default: data)"
     parser.add_argument("--data-dir", type=folder, default=Path("data"), metavar="DIR", help=help)
+    help = "path of the run's images, if these are your own"
+    parser.add_argument("--dataset", type=dataset_name, metavar="PATH", help=help)
     add_model_flag(parser)
     args = parser.parse_args(argv)
     try:
         for of_seed in find_folders(args.folder):
-            print(f"Written to {write_demo(of_seed, args.data_dir, args.model)}")
+            print(f"Written to {write_demo(of_seed, args.data_dir, args.dataset, args.model)}")
     except Exception as error:
         if not is_expected(error):
             raise

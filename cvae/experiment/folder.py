@@ -201,6 +201,7 @@ def open_checkpoints(config: Config, seed: int) -> dict[int, Checkpoint]:
 def save_weights(run: Run, nets: dict[str, nn.Module]) -> None:
     """Write the plain state dicts of ``baseline`` and ``cvae``, as the tutorial does."""
     for name, net in nets.items():
-        weights = {key: value.cpu() for key, value in net.state_dict().items()}
+        names = {key: key.replace("_orig_mod.", "") for key in net.state_dict()}  # as compiled
+        weights = {names[key]: value.cpu() for key, value in net.state_dict().items()}
         with atomic_write(run.path(name)) as file:
             torch.save(weights, file)

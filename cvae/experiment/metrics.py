@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import platform
 from dataclasses import asdict
 from pathlib import Path
@@ -76,7 +77,10 @@ def save_evaluations(
             "options": dict(vars(run.config.evaluation)),
             "code": run.config.identity.evaluation,
             "evaluations": {split: asdict(evaluation) for split, evaluation in evaluations.items()},
-            "splits": {k: {"name": data.name, "images": len(data)} for k, data in datasets.items()},
+            "splits": {
+                k: {"name": d.name, "images": len(d), "fingerprint": d.source.fingerprint()}
+                for k, d in datasets.items()
+            },
             "summary": summary,
         }
     )
@@ -102,6 +106,8 @@ def write_results(config: Config, seed: int) -> tuple[Table, dict[str, Any]] | N
     about |= {"likelihood": "; ".join(dict.fromkeys(likelihoods)), "other_code": other_code}
     caption = f"{make_caption(config, about)}, seed {seed}"
     table = Table.of_run(results, caption, config.diagnostics)
+    dataset = os.path.basename(config.data.dataset)  # of one's own images, wherever they lie
+    arguments = config.result_options | {"dataset": dataset}
     run = {
         "seed": seed,
         "seconds": sum(setting["seconds"] for setting in settings.values()),
@@ -111,10 +117,10 @@ def write_results(config: Config, seed: int) -> tuple[Table, dict[str, Any]] | N
     metrics = {
         "caption": table.caption,
         "unit": "nats per image, negative conditional log-likelihood",
-        "dataset": config.data.dataset,
+        "dataset": dataset,
         "recipe": config.description,
         # JSON has no infinity: a limit that is none is null
-        "arguments": {k: None if v == math.inf else v for k, v in config.result_options.items()},
+        "arguments": {k: None if v == math.inf else v for k, v in arguments.items()},
         **about,
         "runs": [run],
     }
