@@ -4,8 +4,10 @@
 To check a model of your own, add its class to ``CVAES``: the tests of this file take any CVAE.
 """
 
+import ast
 import copy
 import math
+import re
 import warnings
 
 import pyro
@@ -21,15 +23,18 @@ from torch.distributions import constraints
 
 from cvae.baseline import scored_pixels
 from cvae.config import TrainingConfig
-from cvae.data import make_loader
+from cvae.data import MaskImages, get_data, make_loader
 from cvae.estimators import estimate_cll, importance_sampling, log_weights
 from cvae.evaluate import Estimate, draw_samples, evaluate
+from cvae.experiment.folder import save_weights
+from cvae.experiment.options import Config, Run
 from cvae.files import ModelError
 from cvae.model import CVAE
 from cvae.traces import kl_divergences
 from cvae.train import CVAETraining, TrainingError, train_cvae
 
 from .conftest import HIDDEN_1, HIDDEN_2, Z_DIM, assert_same_weights, make_constant
+from .faults import ROOT
 
 # Pyro's hint for the tutorial's own line
 pytestmark = pytest.mark.filterwarnings("ignore:baseline_net.* was not registered")
@@ -159,8 +164,14 @@ class ConvolutionalEncoders(Small):
 
 
 class GaussianPixels(Small):
+    """For real values in [0, 1], as the README has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.width = PyroParam(torch.tensor(0.3), constraints.positive)
+
     def likelihood(self, zs, xs, pixels=None):
-        return dist.Normal(super().likelihood(zs, xs, pixels).mean, 0.3)
+        return dist.Normal(super().likelihood(zs, xs, pixels).mean, self.width)
 
 
 class DependentPixels(Small):
@@ -441,6 +452,59 @@ def test_scales_are_for_the_bound_that_trains_and_for_nothing_else(scale, of_y, 
     (rows, nll, kl, _), (same_rows, *same, bound) = found
     assert rows == same_rows and same == pytest.approx([nll, kl], rel=1e-5)
     assert bound == pytest.approx(of_y * nll + of_z * kl, rel=1e-5)
+
+
+def readme(name):
+    """Import and define what a block of the README does, and return what has that name."""
+    blocks = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tree,) = (ast.parse(block) for block in blocks if f" {name}(" in block)
+    tree.body = [
+        part for part in tree.body if not isinstance(part, (ast.Assign, ast.For, ast.Expr))
+    ]
+    found = {"torch": torch, "CVAE": CVAE, "MaskImages": MaskImages}
+    exec(compile(tree, "README.md", "exec"), found)
+    return found[name]
+
+
+def test_warm_up_is_for_training_alone(few, xs_ys):
+    plain, cvae = Small(), readme("WarmUp")(Z_DIM, HIDDEN_1, HIDDEN_2)
+    cvae.load_state_dict(plain.state_dict())
+    losses, found = [], []
+    for cvae.weight in (0.6, 1.0, 0.1):
+        pyro.set_rng_seed(0)
+        losses.append(infer.TraceMeanField_ELBO().loss(cvae.train().model, cvae.guide, *xs_ys))
+    assert (losses[1] - losses[2]) * 4 / 9 == pytest.approx(losses[1] - losses[0], rel=1e-3)
+    for net in (plain, cvae):
+        pyro.set_rng_seed(0)
+        (epoch,) = train_cvae(net, few, TrainingConfig(num_epochs=1, learning_rate=1e-30)).epochs
+        rows = evaluate(net, few["val"].dataset, num_particles=3, num_importance_samples=4)
+        found.append((rows, epoch["val"]))
+    assert found[0] == found[1] and epoch["train"] < epoch["val"] - 0.5 * epoch["kl"]
+
+
+def test_label_is_known_and_never_scored_and_matters():
+    options = {"dataset": "mnist-5k", "subset": 100, "mask": readme("with_label")}
+    datasets, dataloaders, _ = get_data(None, 50, **options)
+    batch, plain = datasets["val"][:], get_data(1, 50, **options | {"mask": None})[0]["val"][:]
+    label, scored = batch["input"][:, 0], batch["output"][:, 0]
+    assert torch.equal(label.argmax(1), batch["digit"]) and (label.sum(1) == 1).all()
+    assert (scored == -1).all()
+    for key in ("input", "output"):
+        assert torch.equal(batch[key][:, 1:], plain[key])
+    cvae = CVAE(Z_DIM, HIDDEN_1, HIDDEN_2, num_pixels=29 * 28)
+    train_cvae(cvae, dataloaders, TrainingConfig(num_epochs=1))
+    assert "Performance gap" in evaluate(cvae, datasets["val"], num_particles=2).rows
+    before = cvae.prior(batch["input"]).mean
+    assert not torch.equal(cvae.prior(batch["input"].roll(1, -1)).mean, before)
+
+
+def test_compiled_networks_are_saved_under_their_own_names(tmp_path):
+    cvae = Small()
+    names = list(cvae.state_dict())
+    cvae.generation_net = torch.compile(cvae.generation_net)
+    assert list(cvae.state_dict()) != names
+    save_weights(Run(Config(output_dir=tmp_path), 0, 1), {"cvae": cvae})
+    Small().load_state_dict(torch.load(tmp_path / "cvae_net_q1.pth", weights_only=True))
 
 
 def test_masked_sites_count_as_masked(xs_ys):
