@@ -281,12 +281,12 @@ def test_arrays_that_are_not_read_are_named(tmp_path):
         load(save_npz(tmp_path, x=GREY, images=GREY, notes=np.zeros(3)))
 
 
-@pytest.mark.parametrize("split, options", [("", {"holdout": 60}), ("_train", {"subset": 60})])
+@pytest.mark.parametrize("split, options", [("", {"holdout": 60}), ("train_", {"subset": 60})])
 def test_sorted_arrays_are_mixed_before_they_are_cut(tmp_path, split, options):
     """In the same way for every seed; each image keeps its label."""
     labels = np.repeat(np.arange(10), 60)
     images = np.tile((labels * 20 + 20).astype(np.uint8)[:, None, None], (2, 2))
-    path = save_npz(tmp_path, **{f"x{split}": images, f"y{split}": labels})
+    path = save_npz(tmp_path, **{f"{split}images": images, f"{split}labels": labels})
     datasets, others = (get_data(1, 8, dataset=str(path), seed=n, **options)[0] for n in (0, 1))
     for data, other in zip(datasets.values(), others.values(), strict=True):
         assert data.source.num_classes == 10
