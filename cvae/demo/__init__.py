@@ -20,6 +20,7 @@ from cvae.experiment.metrics import read_metrics
 from cvae.experiment.models import find_model
 from cvae.experiment.options import Config, DataConfig, setting_name
 from cvae.experiment.pictures import choose_inputs
+from cvae.experiment.table import describe_split
 from cvae.files import FILES, SEED_FOLDER, DataError, FileError, atomic_write
 from cvae.model import CVAE
 from cvae.own_images import has_bright_background
@@ -30,16 +31,11 @@ __all__ = ["find_folders", "write_demo", "write_demos"]
 logger = logging.getLogger(__name__)
 
 NUM_IMAGES = 40  # to start from
-OF_DATA = (
-    "val_fraction",
-    "subset",
-    "holdout",
-    "binarize",
-    "batch_size",
-)  # options that choose the images
+NUM_COMPARED = 4000  # training images among which neighbours are sought
+OF_DATA = ("val_fraction", "subset", "holdout", "binarize", "batch_size")  # choose the images
 ROWS = {  # of metrics.json, as the page names them
     "CVAE (importance sampling)": "CVAE, importance sampling",
-    "CVAE (Monte Carlo)": "CVAE, Monte Carlo bound",
+    "CVAE (Monte Carlo)": "CVAE, upper bound",
     "NN (baseline)": "Baseline",
 }
 
@@ -108,10 +104,11 @@ def write_demo(
             there = datasets[split].source.fingerprint()
             if images_of_split.get("fingerprint", there) != there:
                 raise DataError(f"{dataset} holds other images than the run's: give --dataset")
-        images = _choose_images(datasets)
+        shape = datasets["train"].source.images.shape[1:]
+        if any(trained.known.shape != shape for trained in models.values()):
+            raise FileError("the data set holds images of another size than the model's")
+        images = _choose_images(datasets, models[min(models)])
         for n, trained in models.items():
-            if trained.known.shape != images.shape[1:]:
-                raise FileError("the data set holds images of another size than the model's")
             settings.append(
                 {
                     "known": n,
@@ -119,11 +116,12 @@ def write_demo(
                     **_rows(metrics["splits"], run["results"][f"q{n}"]),
                 }
             )
-        page: dict[str, Any] = {"shape": list(images.shape[1:]), "settings": settings}
+        page: dict[str, Any] = {"shape": list(shape), "settings": settings}
         page |= {"recipe": metrics["recipe"], "seed": run["seed"]}
         page["examples"] = _text(images.numpy().tobytes())
         # Strokes are bright where the border is dark; other images are shown as they are.
         page["photo"] = has_bright_background(images.numpy())
+        page["margins"] = _find_margins(255 - images if page["photo"] else images)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if is_expected(error):
             raise
@@ -137,11 +135,39 @@ def write_demo(
     return folder / FILES["demo"]
 
 
-def _choose_images(datasets: dict[str, CVAEMNIST]) -> Tensor:
-    """Choose images of the last split, the ambiguous ones first, uint8 of shape (images, h, w)."""
-    evaluated = list(datasets.values())[-1]
-    clear, *ambiguous = choose_inputs(datasets["train"], evaluated, NUM_IMAGES - 1)
-    return evaluated.source.images[[*ambiguous, clear]]
+def _choose_images(datasets: dict[str, CVAEMNIST], trained: TrainedCVAE) -> Tensor:
+    """Choose images of the last split, uint8 of shape (images, h, w).
+
+    All neighbours of the first have its label, so that it is easily read, and the model's answers
+    are about as often of this label as of others.  Then come the ambiguous ones.
+    """
+    training, evaluated = datasets["train"], list(datasets.values())[-1]
+    clear, *ambiguous = choose_inputs(training, evaluated, NUM_IMAGES - 1)
+    chosen = [*ambiguous, clear]
+    images, labels = evaluated.source.images[chosen], evaluated.source.digits[chosen]
+    readable = (_nearest_labels(training, images, 20) == labels[:, None]).all(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        answers = 255 * trained.complete(images / 255, num_samples=12)
+    found = _nearest_labels(training, answers.flatten(0, 1), 1).view(12, -1)
+    right = (found == labels).double().mean(0)
+    first = int((readable * torch.minimum(right, 1 - right)).argmax())
+    return torch.cat([images[first : first + 1], images[:first], images[first + 1 :]])
+
+
+def _nearest_labels(training: CVAEMNIST, images: Tensor, count: int) -> Tensor:
+    """Return the labels of the nearest training images, shape (images, count), as whole images."""
+    compared = training.source.images[:NUM_COMPARED].flatten(1).float()
+    distances = torch.cdist(images.flatten(1).float(), compared)
+    nearest = distances.topk(min(count, len(compared)), largest=False).indices
+    return training.source.digits[nearest]
+
+
+def _find_margins(ink: Tensor) -> dict[str, int]:
+    """Return how many columns or rows at each side together hold 1 % of the images' ink."""
+    columns, rows = ink.double().sum((0, 1)), ink.double().sum((0, 2))
+    sides = {"left": columns, "right": columns.flip(0), "top": rows, "bottom": rows.flip(0)}
+    return {side: int((s.cumsum(0) < 0.01 * s.sum()).sum()) for side, s in sides.items()}
 
 
 def _make_setting(trained: TrainedCVAE, images: Tensor) -> dict[str, Any]:
@@ -175,20 +201,23 @@ def _rows(splits: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
     for row, name in ROWS.items():
         value = result["rows"][row]
         particles = value["num_particles"]
-        samples = f", {particles:,} particles" if particles else ""
+        samples = f" with {particles:,} samples of z" if particles else ""
         rows.append([name + samples, with_error(value["mean"], value["standard_error"])])
-    images = splits[split]
-    return {"rows": rows, "images": f"{images['name']} ({images['images']:,} images)"}
+    images = describe_split(splits[split]["name"], splits[split]["images"])
+    images += ", which also decided when to stop training" if split == "val" else ""
+    return {"rows": rows, "images": images}
 
 
 def _fill(page: dict[str, Any]) -> str:
     """Put all parts into one file, whose policy allows its own script and style and no other."""
     folder = Path(__file__).parent
-    html, css, js = ((folder / f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+    files = ("page.html", "page.css", "loading.js", "page.js")
+    html, css, loading, js = ((folder / file).read_text("utf-8") for file in files)
     return Template(html).substitute(
-        policy=f"default-src 'none'; style-src '{_hash(css)}'; script-src '{_hash(js)}'; "
-        "base-uri 'none'; form-action 'none'",
+        policy=f"default-src 'none'; style-src '{_hash(css)}'; "
+        f"script-src '{_hash(loading)}' '{_hash(js)}'; base-uri 'none'; form-action 'none'",
         style=css,
+        loading=loading,
         script=js,
         page=json.dumps(page).replace("<", "\\u003c"),  # so that no string ends the block
     )
