@@ -410,9 +410,8 @@ function remember() {
   clearTimeout(remember.later); // as browsers restrict how often an address changes
   remember.later = setTimeout(() => {
     const words = { seed, given: page.settings[setting].known };
-    if (example === null) words.drawing = encode();
-    else words.image = example + 1;
-    remember.hash = `#${new URLSearchParams(words)}`;
+    const start = example === null ? { drawing: encode() } : { image: example + 1 };
+    remember.hash = `#${new URLSearchParams({ ...words, ...start })}`;
     if (location.hash !== remember.hash) location.replace(remember.hash);
   }, example === null ? 300 : 0);
 }
