@@ -454,20 +454,21 @@ def test_scales_are_for_the_bound_that_trains_and_for_nothing_else(scale, of_y, 
     assert bound == pytest.approx(of_y * nll + of_z * kl, rel=1e-5)
 
 
-def readme(name):
-    """Import and define what a block of the README does, and return what has that name."""
-    blocks = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def example(name):
+    """Import and define what a block of the examples does, and return what has that name."""
+    text = (ROOT / "cvae/changes.md").read_text()
+    blocks = re.findall("```python\n(.*?)```", text, re.DOTALL)
     (tree,) = (ast.parse(block) for block in blocks if f" {name}(" in block)
     tree.body = [
         part for part in tree.body if not isinstance(part, (ast.Assign, ast.For, ast.Expr))
     ]
     found = {"torch": torch, "CVAE": CVAE, "MaskImages": MaskImages}
-    exec(compile(tree, "README.md", "exec"), found)
+    exec(compile(tree, "changes.md", "exec"), found)
     return found[name]
 
 
 def test_warm_up_is_for_training_alone(few, xs_ys):
-    plain, cvae = Small(), readme("WarmUp")(Z_DIM, HIDDEN_1, HIDDEN_2)
+    plain, cvae = Small(), example("WarmUp")(Z_DIM, HIDDEN_1, HIDDEN_2)
     cvae.load_state_dict(plain.state_dict())
     losses, found = [], []
     for cvae.weight in (0.6, 1.0, 0.1):
@@ -483,7 +484,7 @@ def test_warm_up_is_for_training_alone(few, xs_ys):
 
 
 def test_label_is_known_and_never_scored_and_matters():
-    options = {"dataset": "mnist-5k", "subset": 100, "mask": readme("with_label")}
+    options = {"dataset": "mnist-5k", "subset": 100, "mask": example("with_label")}
     datasets, dataloaders, _ = get_data(None, 50, **options)
     batch, plain = datasets["val"][:], get_data(1, 50, **options | {"mask": None})[0]["val"][:]
     label, scored = batch["input"][:, 0], batch["output"][:, 0]

@@ -390,9 +390,10 @@ def test_checkpoint_of_another_content_is_refused(copied, capsys, no_figures, pa
 
 
 def test_python_of_the_readme_runs(finished, monkeypatch, tmp_path):
-    """All but what is for notebooks; training with an epoch of few images."""
-    examples = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    use, *train = (example for example in examples if "main.main" not in example)
+    """All but what is for notebooks, and its examples of changes, with an epoch of few images."""
+    texts = [(ROOT / file).read_text() for file in ("README.md", "cvae/changes.md")]
+    examples = re.findall("```python\n(.*?)```", "".join(texts), re.DOTALL)
+    use, own, start, loop, mask = (each for each in examples if "main.main" not in each)
     shutil.copytree(finished, tmp_path / "results")
     monkeypatch.chdir(tmp_path)
     splits = load_images("mnist-5k", "").items()
@@ -405,7 +406,7 @@ def test_python_of_the_readme_runs(finished, monkeypatch, tmp_path):
     assert found["completions"].shape == (10, 100, 28, 28) and found["nll"].shape == (100,)
     loaded = TrainedCVAE.load(tmp_path / "results", 1)
     assert_same_weights(found["trained"].cvae, loaded.cvae)
-    for example in [*train, train[0]]:  # with quadrants, then with a mask of one's own
+    for example in (own, start, loop, mask, loop):
         exec(example, found)
     assert "CVAE (Monte Carlo)" in evaluate(found["cvae"], found["datasets"]["val"]).rows
 
