@@ -278,7 +278,7 @@ def test_model_goes_through_jobs_and_is_asked_for_by_whatever_loads(
     with pytest.raises(FileError, match="mine.py:Mine, not tests.test_code:OwnCVAE"):
         TrainedCVAE.load(one, 1, model=OwnCVAE)
     with pytest.raises(FileError, match="the page can't compute a model with prior of its own"):
-        write_demo(one, Path("data"), model)
+        write_demo(one, Path("data"), model=model)
     Image.new("L", (28, 28)).save(tmp_path / "digit.png")
     words = [str(one), str(tmp_path / "digit.png"), "--output", str(tmp_path / "completions.png")]
     assert complete.main(words) == 1 and "mine.py:Mine" in capsys.readouterr().err

@@ -299,7 +299,7 @@ def test_page_that_can_not_be_written_costs_one_warning(finished, tmp_path, caps
         (lambda folder: (folder / "metrics.json").write_text("[1]"), "metrics.json is damaged"),
         (lambda folder: (folder / "own.npz").unlink(), "no data set is called"),
         (
-            lambda folder: np.savez(folder / "own.npz", images=np.ones((60, 6, 6), np.uint8)),
+            lambda folder: np.savez(folder / "own.npz", images=np.full((60, 6, 6), 255, np.uint8)),
             "images of another size",
         ),
         (lambda folder: (folder / "cvae_net_q1.pth").unlink(), "holds no trained model"),

@@ -72,14 +72,15 @@ def save_evaluations(
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version()} | versions,
     }
+    images = run.config.identity.images
     checkpoint.save(
         evaluation={
             "options": dict(vars(run.config.evaluation)),
             "code": run.config.identity.evaluation,
             "evaluations": {split: asdict(evaluation) for split, evaluation in evaluations.items()},
             "splits": {
-                k: {"name": d.name, "images": len(d), "fingerprint": d.source.fingerprint()}
-                for k, d in datasets.items()
+                split: {"name": data.name, "images": len(data), "fingerprint": images[split]}
+                for split, data in datasets.items()
             },
             "summary": summary,
         }
