@@ -296,7 +296,8 @@ def test_model_goes_through_jobs_and_is_asked_for_by_whatever_loads(
         ("{tmp}/model_of_cvae/ast.py:Mine", "ast.py has that name too: rename the file"),
     ],
 )
-def test_models_that_are_not_there_are_refused(tmp_path, capsys, name, problem):
+def test_models_that_are_not_there_are_refused(tmp_path, capsys, monkeypatch, name, problem):
+    monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "model_of_cvae").mkdir()
     (tmp_path / "model_of_cvae/ast.py").touch()
     words = [*TINY.split(), "--output-dir", str(tmp_path), "--model", name.format(tmp=tmp_path)]

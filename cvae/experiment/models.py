@@ -2,6 +2,8 @@
 
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,12 @@ def find_model(name: str) -> Any:
     place, _, attribute = name.rpartition(":")
     path = Path(place).expanduser().resolve()
     is_file = path.suffix == ".py"
+    if is_file and not path.is_file():
+        raise UsageError(f"{name}: there is no file {place}")
     module_name = path.stem if is_file else place
-    if is_file:
-        if not path.is_file():
-            raise UsageError(f"{name}: there is no file {place}")
-        if str(path.parent) not in sys.path:
-            sys.path.insert(0, str(path.parent))
-        importlib.invalidate_caches()
     try:
-        module = sys.modules.get(module_name) or importlib.import_module(module_name)
+        with _first_in_path(path.parent) if is_file else nullcontext():
+            module = sys.modules.get(module_name) or importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if not f"{module_name}.".startswith(f"{error.name}."):  # one that it imports
             raise
@@ -42,8 +41,23 @@ def find_model(name: str) -> Any:
     if not isinstance(found := getattr(module, attribute, None), type):
         raise UsageError(f"{name}: {place} has no class {attribute!r}")
     if model_name(found) != f"{module_name}:{attribute}":
-        raise UsageError(f"{name} is another name of {model_name(found)}: derive a class from it")
+        raise UsageError(
+            f"{name} is another name of {model_name(found)}: give that, or a class of it"
+        )
     return found
+
+
+@contextmanager
+def _first_in_path(folder: Path) -> Iterator[None]:
+    """Import from a folder first, and afterwards, as by functions, last."""
+    importlib.invalidate_caches()
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
 
 
 def model_name(model: type) -> str:
