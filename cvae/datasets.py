@@ -107,7 +107,7 @@ def resolve_dataset(dataset: str, data_dir: str | Path) -> str:
     if dataset in DATASETS:
         return dataset
     path = Path(os.path.expanduser(dataset))
-    if not path.exists():
+    if not dataset or not path.exists():
         choices = f"auto, {', '.join(DATASETS)}, or a path"
         raise UsageError(f"no data set is called {dataset!r}: --dataset takes {choices}")
     choose_reader(path)

@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -41,8 +41,7 @@ COLUMNS = {key: f"{name} (nats per image)" for key, (name, _, _) in LOSSES.items
 @contextlib.contextmanager
 def default_style() -> Iterator[None]:
     """Draw with matplotlib's defaults, not the user's settings; what its font lacks is a box."""
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()
+    with style.context("default"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         yield
 

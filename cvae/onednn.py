@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["OneDNNLinear", "fast_products"]
 
-ZEN_5 = 26  # the first family of AMD's processors whose AVX-512 units are 512 bits wide
+ZEN_5 = r"family\D*(2[6-9]|[3-9]\d)"  # families of AMD whose AVX-512 units are 512 bits wide
 
 
 class OneDNNLinear(TorchFunctionMode):
@@ -53,7 +53,10 @@ def _is_plain(input: Any, weight: Any, bias: Any = None) -> bool:
             return False
         if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or not tensor.numel():
             return False
-    return 2 <= input.dim() <= 5 and weight.dim() == 2
+    # oneDNN reads a bias as if it were contiguous, and whatever lies behind one that is too short.
+    if bias is not None and (bias.shape != weight.shape[:1] or not bias.is_contiguous()):
+        return False
+    return 2 <= input.dim() <= 5 and weight.shape[1:] == input.shape[-1:]
 
 
 @contextmanager
@@ -72,7 +75,7 @@ def is_faster() -> bool:
     # MKL has AVX-512 for Intel's processors only.  Up to Zen 4, AMD's do not gain from it.
     cpuinfo = Path("/proc/cpuinfo")
     processor = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
-    family = re.search(r"family\D*(\d+)", processor, re.IGNORECASE)
-    is_wide = family is not None and int(family[1]) >= ZEN_5 and "AuthenticAMD" in processor
+    if "AuthenticAMD" not in processor or not re.search(ZEN_5, processor, re.IGNORECASE):
+        return False
     has_avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return is_wide and has_avx512 and torch.backends.mkldnn.is_available()
+    return has_avx512 and torch.backends.mkldnn.is_available()

@@ -263,10 +263,13 @@ def _read_csv(path: Path) -> Arrays:
     try:
         with open(path, encoding="utf-8-sig") as file:
             header = [name.strip(' "') for name in file.readline().strip().lower().split(",")]
-        labelled, headed = _is_square(len(header) - 1), not all(map(str.isdecimal, header))
+        labelled, named = _is_square(len(header) - 1), not all(map(str.isdecimal, header))
         if not header[0] or not (labelled or _is_square(len(header))):
-            wanted = "a label or none, and the values of a square"
+            wanted = "a label or none, and the values of a square; no row numbers (index=False)"
             raise ValueError(f"{len(header)} columns: must be {wanted}")
+        if labelled and named and not {*header} & {*LABEL_NAMES}:
+            raise ValueError(f"none of its {len(header)} columns is called label")
+        headed = named or header == [str(n) for n in range(len(header))]  # as pandas names them
         options: Any = dict(encoding="utf-8-sig", quotechar='"', comments=None, ndmin=2)
         rows = np.loadtxt(path, np.uint8, delimiter=",", skiprows=int(headed), **options)
     except Exception as error:  # as above
@@ -289,7 +292,7 @@ def _warn_of_losses(path: Path, pairs: list[tuple[np.ndarray, np.ndarray]]) -> N
             warnings.warn(f"{path} holds floats, rounded to 8 bits: steps of 1/255", stacklevel=3)
     tops = np.concatenate([after.max(axis=(1, 2)) for _, after in pairs])
     limit = tops.max() if tops.max() <= 16 else 1  # as of masks, or of 12 bits among 16
-    if dark := np.count_nonzero((tops > 0) & (tops <= limit)):
+    if dark := np.count_nonzero(tops <= limit):
         problem = f"{dark:,} of {len(tops):,} images in {path} are nearly black: no value is above"
         advice = "scale them so that white is 255 (1 in floats, 65,535 with 16 bits)"
         warnings.warn(f"{problem} {limit} of 255; {advice}", stacklevel=3)
@@ -297,10 +300,10 @@ def _warn_of_losses(path: Path, pairs: list[tuple[np.ndarray, np.ndarray]]) -> N
 
 def _problem(images: np.ndarray, labels: np.ndarray) -> str:
     """Say in what way arrays are not images and labels, if any."""
-    if images.ndim < 3 or images.shape[3:] not in ((), (1,), (3,), (4,)):
-        return f"images of shape {images.shape}: must be (N, h, w), or (N, h, w, 1, 3 or 4)"
     if not images.size:
         return f"no images, but an array of shape {images.shape}"
+    if images.ndim < 3 or images.shape[3:] not in ((), (1,), (3,), (4,)):
+        return f"images of shape {images.shape}: must be (N, h, w), or (N, h, w, 1, 3 or 4)"
     if images.dtype != np.uint8 and images.dtype.kind != "f":
         return f"{images.dtype}: must be uint8, or floats in [0, 1]"
     if images.dtype.kind == "f" and not 0 <= images.min() <= images.max() <= 1:  # nor for NaN

@@ -118,7 +118,7 @@ class TrainedCVAE:
         """
         original, known = self._check(images, num_samples, known)
         _check_range(original, known)
-        xs = torch.where(known, original, self.mask_with)
+        xs = torch.where(known, original, self.mask_with).detach()
         with _pyro_lock:
             completions = draw_samples(self.cvae, xs, num_samples)
         return torch.where(known, xs, completions, out=completions)

@@ -165,7 +165,7 @@ def test_missing_files_are_named_as_they_should_be_called(raw):
 
 def test_home_folder_is_expanded_wherever_a_path_comes_in(raw, monkeypatch):
     monkeypatch.setenv("HOME", str(raw.parents[1]))
-    np.savez(raw.parents[1] / "own.npz", images=np.zeros((6, 2, 2), np.uint8))
+    np.savez(raw.parents[1] / "own.npz", images=np.full((6, 2, 2), 255, np.uint8))
     assert resolve_dataset("auto", "~") == "mnist"
     assert get_data(1, 4, dataset="mnist", data_dir="~")[2] == {"train": 12, "val": 5}
     assert len(CVAEMNIST("~")) == 12

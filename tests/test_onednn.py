@@ -65,6 +65,9 @@ def test_nothing_else_is_changed():
 
     def compute() -> list[Any]:
         y = [double(x.double()), net(x[:0]), compiled(x), torch.jit.trace(net, x)(x)]
+        weight = next(net.parameters())
+        biases = torch.arange(10.0)[::2], torch.ones(1).expand(5), torch.ones(1), torch.ones(6, 5)
+        y += [F.linear(x, weight, bias) for bias in biases]
         with torch.autocast("cpu", torch.bfloat16):
             y.append(net(x))
         with torch.backends.mkldnn.flags(enabled=False):

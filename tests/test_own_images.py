@@ -78,7 +78,8 @@ def test_squares_may_be_flat_in_both_kinds_of_array(tmp_path, name, images):
 @pytest.mark.parametrize(
     "columns, header",
     [([LABELS, FLAT], [*place, *PIXELS][: len(place) * 17]) for place in ([], ["label"])]
-    + [([FLAT, LABELS], [*PIXELS, "Class"]), ([FLAT], []), ([FLAT], PIXELS)],
+    + [([FLAT, LABELS], [*PIXELS, "Class"]), ([FLAT], []), ([FLAT], PIXELS)]
+    + [([FLAT], [*range(16)])],
 )
 def test_tables_have_a_row_for_each_image(tmp_path, columns, header):
     table = pd.DataFrame(np.column_stack(columns), columns=header or None)
@@ -96,6 +97,7 @@ def test_tables_have_a_row_for_each_image(tmp_path, columns, header):
         ("1,2,3,256\n", "string '256' to uint8 at row 0, column 4"),
         ("a,b,c,d\n1,2,3,0.5\n", "string '0.5' to uint8"),
         (",a,b,c,d\n0,1,2,3,4\n", "5 columns: must be"),  # the numbers of rows, and no labels
+        ("id,a,b,c,d\n0,1,2,3,4\n", "none of its 5 columns is called label"),
     ],
 )
 def test_other_tables_are_refused_in_one_line(tmp_path, content, complaint):
@@ -179,6 +181,7 @@ def test_what_is_transparent_turns_black(tmp_path, kind, alpha):
         ([GREY[0].astype(np.uint16), GREY[1] * np.uint16(257)], "1 of 2 .* above 1 of 255"),
         (GREY.astype(np.uint16) * 16, "12 of 12 .* above 16 of 255"),  # as of 12 bits
         (GREY // 128, "12 of 12 .* above 1 of 255"),
+        ((GREY // 128).astype(np.uint16), "12 of 12 .* above 0 of 255"),
     ],
 )
 def test_images_that_are_nearly_black_are_warned_about(tmp_path, images, dark):

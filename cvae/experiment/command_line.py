@@ -60,7 +60,7 @@ def dataset_name(text: str) -> str:
 
 def device_name(text: str) -> str:
     """Check the name of a device, which need not be there."""
-    if re.fullmatch("auto|cpu|mps|cuda(:[0-9]{1,2})?", text):
+    if re.fullmatch("auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?", text):
         return text
     raise argparse.ArgumentTypeError(f"{text!r} is none of auto, cpu, cuda, cuda:N, mps")
 

@@ -41,7 +41,9 @@ def exit_status(run: Callable[[Config], None], config: Config) -> int:
         stack.enter_context(replace_unprintable())
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         torch.set_default_dtype(torch.float32)
-        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.inference_mode(False))  # with gradients, too
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
         try:
             with _interrupted_by_signals(received):
                 run(config)
