@@ -105,6 +105,7 @@ def train_and_evaluate(run: Run) -> None:
             metrics.save_evaluations(run, checkpoint, evaluations, datasets, histories, seconds)
     if distributed.is_main():
         save_weights(run, {"baseline": baseline_net, "cvae": cvae_net})
+        metrics.write_per_image(run, evaluations, datasets)
         metrics.write_results(config, seed)
         # The figures come last, so that none of them can cost a result.
         pictures.draw(cvae_net, histories, evaluations)

@@ -1,7 +1,7 @@
 """The rows of the table with their standard errors, how far to trust them, and samples."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -54,11 +54,14 @@ class Evaluation:
         rows: the table's rows, in order.
         diagnostics: how far to trust those, and how the model uses its latent variables.
         likelihood: what the rows are of.
+        per_image: what these are means of, by row, and the effective sample size: float32 on the
+            CPU, shape (N,), in the order of the data set.
     """
 
     rows: dict[str, Estimate]
     diagnostics: dict[str, Estimate | float]
     likelihood: str
+    per_image: dict[str, Tensor] = field(default_factory=dict, compare=False)
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "Evaluation":
@@ -66,7 +69,11 @@ class Evaluation:
         rows = {name: Estimate(**row) for name, row in plain["rows"].items()}
         more = plain["diagnostics"].items()
         diagnostics = {k: Estimate(**v) if isinstance(v, dict) else v for k, v in more}
-        return cls(rows, diagnostics, plain["likelihood"])
+        return cls(rows, diagnostics, plain["likelihood"], plain["per_image"])
+
+    def summary(self) -> dict[str, Any]:
+        """Return all but the values of each image, as plain values."""
+        return {name: value for name, value in asdict(self).items() if name != "per_image"}
 
 
 def evaluate(
@@ -98,7 +105,7 @@ def evaluate(
     if not torch.equal(*(is_missing(images[some]["input"]) for _ in range(2))):
         advice = "evaluate a split that get_data does not train on, or CVAEMNIST(..., fixed=True)"
         raise UsageError(f"these images have another mask at each access: {advice}")
-    gather, mean = distributed.gather_images, Estimate.over
+    gather = distributed.gather_images
     estimate = partial(estimators.estimate_cll, cvae, images)
     baseline = gather(estimators.baseline_nll(cvae.baseline_net, images))
     elbo = gather(estimate(num_particles=num_particles, reduction=estimators.monte_carlo))
@@ -110,31 +117,31 @@ def evaluate(
     latents = gather(latents)  # (latents, images)
     kl, gap = latents.sum(0), baseline - elbo
     num_scored, num_grey = gather(estimators.pixel_counts(images))
-    rows = {
-        "NN (baseline)": mean(baseline, 0),
-        "CVAE (Monte Carlo)": mean(elbo, num_particles),
-        "CVAE (prior sampling)": mean(prior, num_importance_samples),
-        "CVAE (importance sampling)": mean(importance, num_importance_samples),
+    values = {
+        "NN (baseline)": (baseline, 0),
+        "CVAE (Monte Carlo)": (elbo, num_particles),
+        "CVAE (prior sampling)": (prior, num_importance_samples),
+        "CVAE (importance sampling)": (importance, num_importance_samples),
     }
-    diagnostics: dict[str, Estimate | float] = {
-        "KL": mean(kl, needed),
-        "Reconstruction": mean(elbo - kl, num_particles),
-    }
+    more = {"KL": (kl, needed), "Reconstruction": (elbo - kl, num_particles)}
     kind = estimators.likelihood_kind(cvae, images)
     likelihood = "Bernoulli" + " (grey pixels: cross-entropy)" * bool(num_grey.any())
     if kind == "Bernoulli":
-        rows["Performance gap"] = mean(gap, num_particles)
-        per_pixel = gap / num_scored.clamp(min=1)
-        diagnostics["Performance gap per pixel"] = mean(per_pixel, num_particles)
+        values["Performance gap"] = gap, num_particles
+        more["Performance gap per pixel"] = gap / num_scored.clamp(min=1), num_particles
     else:
         likelihood = f"{likelihood} of NN, {kind} of CVAE"
+    rows = {row: Estimate.over(*value) for row, value in values.items()}
+    diagnostics: dict[str, Estimate | float] = {k: Estimate.over(*v) for k, v in more.items()}
+    per_image = {row: value.float() for row, (value, _) in (values | more).items()}
+    per_image["Effective sample size"] = sample_sizes.float()
     diagnostics |= {
         "Effective sample size, median": sample_sizes.median().item(),
         "Effective sample size, worst percentile": sample_sizes.quantile(0.01).item(),
     }
     if len(latents) > 1:
         diagnostics["Active latents"] = float((latents.mean(1) > MIN_KL_OF_ACTIVE_LATENT).sum())
-    return Evaluation(rows, diagnostics, likelihood)
+    return Evaluation(rows, diagnostics, likelihood, per_image)
 
 
 def _importance_and_sample_size(log_w: Tensor) -> Tensor:

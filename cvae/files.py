@@ -19,6 +19,8 @@ FILES = {
     "cvae": "cvae_net_q{n}.pth",
     "table": "results.csv",
     "text": "results.md",
+    "long": "results_long.csv",
+    "per_image": "per_image_q{n}.csv",
     "metrics": "metrics.json",
     "samples": "cvae_plot_q{n}.png",
     "diversity": "diversity_q{n}.png",

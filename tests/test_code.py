@@ -346,7 +346,7 @@ def test_edited_project_trains_again_evaluates_again_or_does_nothing(tmp_path):
     status, _, table = answer()
     assert status == 0
     comment = ("cvae/model.py", "    def prior(", "    # A comment.\n\n\n    def prior(")
-    row = ("cvae/evaluate.py", "rows = {\n", 'rows = {\n        "Twice": mean(2 * elbo, 1),\n')
+    row = ("cvae/evaluate.py", "values = {\n", 'values = {\n        "Twice": (2 * elbo, 1),\n')
     estimator = ("cvae/estimators.py", "return -log_w.mean(0)", "return 1000 - log_w.mean(0)")
     status, _, edited = answer(comment, row, estimator)
     assert status == 0 and [line.split(",")[0] for line in edited[1:3]] == [

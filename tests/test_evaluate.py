@@ -27,8 +27,13 @@ def test_estimate_sums_and_divides_once():
 
 def test_column_has_the_rows_of_the_table(cvae, dataset):
     evaluation = evaluate(cvae, dataset, num_particles=2, num_importance_samples=3)
-    assert Evaluation.from_dict(json.loads(json.dumps(asdict(evaluation)))) == evaluation
+    restored = json.loads(json.dumps(evaluation.summary())) | {"per_image": {}}
+    assert Evaluation.from_dict(restored) == evaluation
     column = evaluation.rows
+    for row, estimate in (column | evaluation.diagnostics).items():
+        if isinstance(estimate, Estimate):  # also its error is of these values
+            found = Estimate.over(evaluation.per_image[row].double(), estimate.num_particles)
+            assert asdict(found) == pytest.approx(asdict(estimate), rel=1e-5)
     sampled = [f"CVAE ({how})" for how in ("Monte Carlo", "prior sampling", "importance sampling")]
     assert list(column) == ["NN (baseline)", *sampled, "Performance gap"]
     assert [row.num_particles for row in column.values()] == [0, 2, 3, 3, 2]
@@ -100,6 +105,8 @@ def test_shards_of_all_processes_are_gathered(cvae, dataset, monkeypatch):
     estimates = [*evaluation.rows.values(), *evaluation.diagnostics.values()]
     assert {e.num_images for e in estimates if isinstance(e, Estimate)} == {70}
     shard = baseline_nll(cvae.baseline_net, dataset)[50:100]
+    found = evaluation.per_image["NN (baseline)"]
+    torch.testing.assert_close(found, torch.cat([shard, shard[:20]]).float())
     expected = (shard.sum() + shard[:20].sum()).item() / 70
     assert evaluation.rows["NN (baseline)"].mean == pytest.approx(expected)
 
@@ -143,6 +150,6 @@ def test_what_marks_missing_pixels_changes_no_number(num_quadrant_inputs, genera
         used = trained.complete(images, 2).tolist(), trained.negative_cll(images, 3).tolist()
         epochs = [epoch for history in histories for epoch in history.epochs]
         losses = [(epoch["train"], epoch["val"]) for epoch in epochs]
-        return asdict(evaluation), losses, used
+        return evaluation.summary(), losses, used
 
     assert numbers(-1) == numbers(-3)

@@ -92,11 +92,12 @@ def error_line(capsys: Any) -> str:
 def test_every_file_is_written(tmp_path, capsys):
     assert run(tmp_path, "-nq 1 3 --seed 5") == 0
     names = "baseline_net_q{}.pth cvae_net_q{}.pth checkpoint_q{}.pt training_q{}.csv "
-    names += "cvae_plot_q{}.png diversity_q{}.png training_q{}.png"
+    names += "cvae_plot_q{}.png diversity_q{}.png training_q{}.png per_image_q{}.csv"
     expected = {name.format(n) for name in names.split() for n in (1, 3)}
     assert set(files(tmp_path)) == expected | {
         "results.csv",
         "results.md",
+        "results_long.csv",
         "metrics.json",
         "problem.png",
         "demo.html",
@@ -136,6 +137,15 @@ def test_holdout_has_columns_for_both_splits_and_diagnostics_have_rows(tmp_path,
     sizes = {key: split["images"] for key, split in metrics["splits"].items()}
     assert sizes == {"train": 40, "val": 30, "test": 40}
     assert all("binarized" in split["name"] for split in metrics["splits"].values())
+    per_image = pd.read_csv(tmp_path / "per_image_q2.csv", index_col="image")
+    assert [*per_image.index] == [*range(30), *range(40)]
+    labels = load_images("mnist-5k", "")["val"].digits[:40].tolist()
+    assert per_image.loc[per_image["split"] == "test", "label"].tolist() == labels
+    values = per_image.drop(columns=["label", "Effective sample size"])
+    means = values.groupby("split").mean().T.loc[lambda t: t.index.isin(table.index)]
+    expected = table.loc[means.index].set_axis(["val", "test"], axis=1)
+    pd.testing.assert_frame_equal(means, expected[["test", "val"]], check_names=False, rtol=1e-6)
+    assert len(means) == 8
     decided = metrics["runs"][0]["settings"]["q2"]["baseline"]["epochs"][-1]["val"]
     rows = metrics["runs"][0]["results"]["q2"]["val"]["rows"]
     assert rows["NN (baseline)"]["mean"] == pytest.approx(decided, rel=1e-5)

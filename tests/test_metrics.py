@@ -77,7 +77,7 @@ def test_files_hold_every_number_and_where_it_comes_from(config, tmp_path, capsy
     assert values.items() <= metrics["arguments"].items()
     assert metrics["arguments"]["max_grad_norm"] is None  # no limit, for which JSON has no number
     assert set(run["settings"]) == set(run["results"]) == {"q1", "q3"}
-    assert run["results"]["q3"]["val"] == json.loads(json.dumps(asdict(evaluation(20))))
+    assert run["results"]["q3"]["val"] == json.loads(json.dumps(evaluation(20).summary()))
 
     write_summary(config)
     assert capsys.readouterr().out.strip() == text.strip()
@@ -108,6 +108,17 @@ def test_seeds_are_averaged_and_their_spread_shown(config, tmp_path):
     text = (tmp_path / "results.md").read_text()
     assert "mean of seeds 0, 1, 2 ± standard deviation over them" in text
     assert "| NN (baseline) | 13.2 ± 3.6 |" in text
+    long = pd.read_csv(tmp_path / "results_long.csv")
+    assert list(long.columns)[:4] == ["seed", "num_quadrant_inputs", "split", "row"]
+    assert list(zip(long["seed"], long["num_quadrant_inputs"], strict=True))[::6] == [
+        (0, 1), (1, 1), (1, 2), (2, 1), (2, 3)
+    ]  # fmt: skip
+    (line,) = (
+        long[(long["seed"] == 2) & (long["num_quadrant_inputs"] == 3)].query("row == 'KL'").values
+    )
+    assert [*line[4:]] == [17.123, 0.04, 1000, 0, "mnist-5k", "recipe tutorial"]
+    of_seed = pd.read_csv(tmp_path / "seed_1" / "results_long.csv")
+    pd.testing.assert_frame_equal(of_seed, long[long["seed"] == 1].reset_index(drop=True))
     metrics, of_one = read_metrics(tmp_path), read_metrics(tmp_path / "seed_1")
     assert [run["seed"] for run in metrics["runs"]] == [0, 1, 2]
     assert metrics.keys() == of_one.keys() and metrics["runs"][1:2] == of_one["runs"]

@@ -11,12 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyro
 import torch
 
 from cvae import distributed
 from cvae.data import CVAEMNIST
-from cvae.evaluate import Evaluation
+from cvae.evaluate import Estimate, Evaluation
 from cvae.experiment.checkpoint import Checkpoint
 from cvae.experiment.folder import open_checkpoints
 from cvae.experiment.options import Config, Run, setting_name
@@ -24,8 +25,8 @@ from cvae.experiment.table import Table, make_caption, write_text
 from cvae.files import FILES, FileError
 from cvae.history import History
 
-__all__ = ["read_metrics", "save_evaluations", "saved_evaluations", "write_results"]
-__all__ += ["write_summary"]
+__all__ = ["read_metrics", "save_evaluations", "saved_evaluations", "write_per_image"]
+__all__ += ["write_results", "write_summary"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +88,26 @@ def save_evaluations(
     )
 
 
+def write_per_image(
+    run: Run, evaluations: dict[str, Evaluation], datasets: dict[str, CVAEMNIST]
+) -> None:
+    """Write ``per_image_q{n}.csv``: what the estimates of a run are means of, by split."""
+    frames = [
+        pd.DataFrame(
+            {"split": split, "label": datasets[split].source.digits.cpu().numpy()}
+            | {row: values.numpy() for row, values in evaluation.per_image.items()}
+        )
+        for split, evaluation in evaluations.items()
+    ]
+    # Nine digits tell any two numbers of single precision apart.
+    options = {"index_label": "image", "float_format": "%.9g", "lineterminator": "\n"}
+    write_text(run.path("per_image"), pd.concat(frames).to_csv(**options))
+
+
 def write_results(config: Config, seed: int) -> tuple[Table, dict[str, Any]] | None:
-    """Write the table and ``metrics.json`` of one seed, of all runs evaluated with these samples.
+    """Write table, ``metrics.json`` and ``results_long.csv`` of one seed.
+
+    They hold all of its runs that were evaluated with these numbers of samples.
 
     Returns:
         The table and the metrics, if there is such a run.
@@ -149,8 +168,20 @@ def write_summary(config: Config) -> None:
 
 
 def _write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
-    text = json.dumps(metrics, indent=2, default=asdict)
+    text = json.dumps(metrics, indent=2, default=Evaluation.summary)
     write_text(folder / FILES["metrics"], text + "\n")
+    lines = [
+        {"seed": run["seed"], "num_quadrant_inputs": int(setting[1:]), "split": split, "row": row}
+        | asdict(estimate)
+        | {"dataset": metrics["dataset"], "recipe": metrics["recipe"]}
+        for run in metrics["runs"]
+        for setting, evaluations in run["results"].items()
+        for split, evaluation in evaluations.items()
+        for row, estimate in (evaluation.rows | evaluation.diagnostics).items()
+        if isinstance(estimate, Estimate)
+    ]
+    text = pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
+    write_text(folder / FILES["long"], text)
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
