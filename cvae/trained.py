@@ -1,9 +1,10 @@
 """A trained model, taken from an output folder to be used on images."""
 
+import contextlib
 import json
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from cvae.files import FILES, FileError, read_tensors
 from cvae.model import CVAE
 
 __all__ = ["TrainedCVAE"]
+
+Array = Tensor | np.ndarray
 
 _pyro_lock = threading.Lock()  # Pyro keeps in global variables what it is doing
 
@@ -99,9 +102,10 @@ class TrainedCVAE:
 
     def complete(
         self,
-        images: Tensor | np.ndarray,
+        images: Array,
         num_samples: int = 1,
-        known: Tensor | np.ndarray | None = None,
+        known: Array | None = None,
+        seed: int | None = None,
     ) -> Tensor:
         """Draw completions, shape (num_samples, N, h, w), in the model's precision.
 
@@ -112,44 +116,86 @@ class TrainedCVAE:
             num_samples: completions an image, each from a latent sample of its own.
             known: which pixels are given, bool of shape (h, w) or (N, h, w); by default those of
                 the quadrants that the model was trained with.
+            seed: of what is drawn, so that PyTorch's own random state stays as it was.
 
         Raises:
             ValueError: the images are not of that kind or size, or there are no images or samples.
         """
-        original, known = self._check(images, num_samples, known)
-        _check_range(original, known)
-        xs = torch.where(known, original, self.mask_with).detach()
-        with _pyro_lock:
+        xs, _, known = self._check(images, num_samples, known, whole=False)
+        with _drawing(seed):
             completions = draw_samples(self.cvae, xs, num_samples)
         return torch.where(known, xs, completions, out=completions)
 
     def negative_cll(
         self,
-        images: Tensor | np.ndarray,
+        images: Array,
         num_particles: int = 100,
-        known: Tensor | np.ndarray | None = None,
+        known: Array | None = None,
+        seed: int | None = None,
     ) -> Tensor:
         """Estimate the missing pixels' negative CLL: nats, shape (N,), float64 on the CPU.
 
         Args:
             images: whole, shape (N, h, w) or (N, 1, h, w), floats in [0, 1].
             num_particles: latent samples an image, for importance sampling.
-            known: as for :meth:`complete`.
+            known, seed: as for :meth:`complete`.
 
         Raises:
             ValueError: the images are not of that kind or size, or there are none, or no particles.
         """
-        original, known = self._check(images, num_particles, known)
-        _check_range(original, torch.ones_like(known))
-        parts: Sample = {"input": torch.where(known, original, self.mask_with)}
-        parts["output"] = torch.where(known, self.mask_with, original)
-        with _pyro_lock:
+        xs, ys, _ = self._check(images, num_particles, known)
+        parts: Sample = {"input": xs, "output": ys}
+        with _drawing(seed):
             return estimate_cll(self.cvae, StackDataset(**parts), num_particles=num_particles)
 
+    @torch.no_grad()
+    def encode(
+        self,
+        images: Array,
+        num_samples: int | None = None,
+        known: Array | None = None,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Return means of q(z|x,y), shape (N, z_dim), or samples, (num_samples, N, z_dim).
+
+        Args:
+            images: whole, shape (N, h, w) or (N, 1, h, w), floats in [0, 1].
+            num_samples: latent samples an image; by default the mean.
+            known, seed: as for :meth:`complete`.
+
+        Raises:
+            NotImplementedError: PyTorch knows no mean of that distribution, only samples.
+            ValueError: the images are not of that kind or size, or there are no images or samples.
+        """
+        xs, ys, _ = self._check(images, 1 if num_samples is None else num_samples, known)
+        with _drawing(seed):
+            posterior = self.cvae.posterior(xs, ys)
+            return posterior.mean if num_samples is None else posterior.sample((num_samples,))
+
+    @torch.no_grad()
+    def decode(self, images: Array, z: Array, known: Array | None = None) -> Tensor:
+        """Complete images with given latent variables, shape (*samples, N, h, w).
+
+        Args:
+            images, known: as for :meth:`complete`.
+            z: shape (*samples, N, z_dim), as from :meth:`encode`.
+
+        Raises:
+            ValueError: the images or z are not of that kind or size.
+        """
+        xs, _, known = self._check(images, 1, known, whole=False)
+        z = torch.as_tensor(z).to(xs)
+        if z.shape[-2:-1] != xs.shape[:1]:
+            expected = f"z must have shape (*samples, {len(xs)}, z_dim)"
+            raise ValueError(f"{expected}, not {tuple(z.shape)}")
+        with _pyro_lock:
+            ys = self.cvae.likelihood(z, xs).mean
+        return torch.where(known, xs, ys.view(*z.shape[:-2], *xs.shape))
+
     def _check(
-        self, images: Tensor | np.ndarray, num_samples: int, known: Tensor | np.ndarray | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return images, shape (N, h, w), and which of their pixels are known, (h, w) or more."""
+        self, images: Array, num_samples: int, known: Array | None, whole: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return known pixels, missing ones, both (N, h, w), and which are known."""
         images, (height, width) = torch.as_tensor(images), self.shape
         if images.shape[1:] not in ((height, width), (1, height, width)):
             expected = f"images must have shape (N, {height}, {width})"
@@ -168,7 +214,22 @@ class TrainedCVAE:
         if not images.is_floating_point():
             raise ValueError("images must be floats in [0, 1]: divide bytes by 255")
         weights = next(self.cvae.parameters())
-        return images.reshape(-1, height, width).to(weights), known.to(weights.device)
+        images = images.detach().reshape(-1, height, width).to(weights)
+        known = known.to(weights.device)
+        if (is_missing(images) & (known | whole)).any():
+            raise ValueError("images must be floats in [0, 1]: divide bytes by 255")
+        known_pixels = torch.where(known, images, self.mask_with)
+        return known_pixels, torch.where(known, self.mask_with, images), known
+
+
+@contextlib.contextmanager
+def _drawing(seed: int | None) -> Iterator[None]:
+    """Hold Pyro's lock; with a seed, leave the random state as it was."""
+    devices = range(torch.cuda.device_count())
+    with _pyro_lock, torch.random.fork_rng(devices, enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
 
 
 def _check_class(folder: Path, trained: str, model: type[CVAE]) -> None:
@@ -184,8 +245,3 @@ def _sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     layers = {"hidden_1": "fc1", "hidden_2": "fc2", "z_dim": "fc31"}
     names = {size: f"prior_net.{layer}.weight" for size, layer in layers.items()}
     return {size: len(weights[name]) for size, name in names.items() if name in weights}
-
-
-def _check_range(images: Tensor, known: Tensor) -> None:
-    if (is_missing(images) & known).any():
-        raise ValueError("images must be floats in [0, 1]: divide bytes by 255")

@@ -193,3 +193,29 @@ def test_other_masks_are_refused(trained, known):
     of_any = TrainedCVAE(trained.cvae, None)
     with pytest.raises(ValueError, match="known"):
         of_any.complete(torch.rand(3, 28, 28), known=known)
+
+
+def test_latent_variables_are_inferred_and_decoded(trained, xs_ys):
+    """For p(y|z) and p(y|x,z), as the networks do it."""
+    xs, ys = xs_ys
+    images = torch.where(xs < 0, ys, xs)
+    mean, scale = trained.cvae.recognition_net(xs, ys)
+    torch.testing.assert_close(trained.encode(images), mean)
+    zs = trained.encode(images, 2000, seed=1)
+    torch.testing.assert_close(zs.mean(0), mean, atol=0.15, rtol=0)
+    torch.testing.assert_close(zs.std(0), scale, atol=0.15, rtol=0)
+    decoded = trained.decode(torch.where(xs < 0, torch.nan, xs), zs[:3])
+    expected = trained.cvae.generation_net(zs[:3], xs.clamp(min=0).flatten(1)).view(3, 20, 28, 28)
+    torch.testing.assert_close(decoded, torch.where(xs < 0, expected, xs))
+    assert torch.equal(decoded[0], trained.decode(images, zs[0].numpy()))
+    with pytest.raises(ValueError, match="z must have shape .*samples, 20, z_dim., not .3, 19, 3"):
+        trained.decode(images, zs[:3, 1:])
+
+
+@pytest.mark.parametrize("name", ["complete", "negative_cll", "encode"])
+def test_seed_repeats_what_is_drawn_and_leaves_the_random_state(trained, name):
+    use, images = getattr(trained, name), torch.rand(2, 28, 28)
+    state = torch.get_rng_state()
+    one, same, other = (use(images, 4, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), state)
