@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from cvae.files import atomic_write
 
-__all__ = ["default_style", "draw", "plot_completions", "plot_diversity", "plot_problem"]
-__all__ += ["plot_samples", "plot_training", "save_figure", "style_axes", "tile", "training_table"]
+__all__ = ["default_style", "draw", "plot_completions", "plot_differences", "plot_diversity"]
+__all__ += ["plot_problem", "plot_samples", "plot_training", "save_figure", "style_axes", "tile"]
+__all__ += ["training_table"]
 
 DPI = 200
 CELL, SMALL_CELL = 112, 84  # dots along the longer side of an image, about
@@ -35,6 +37,7 @@ LOSSES = {
     "reconstruction": ("validation reconstruction", "#009E73", "-."),
     "kl": ("validation KL", "#CC79A7", ":"),
 }
+STYLES = [(colour, dashes) for _, colour, dashes in LOSSES.values()] + [("#D55E00", "-")]
 COLUMNS = {key: f"{name} (nats per image)" for key, (name, _, _) in LOSSES.items()}
 
 
@@ -220,9 +223,35 @@ def plot_training(
     return figure
 
 
-def style_axes(axes: Axes, unit: str) -> None:
-    """Give axes over epochs the look that they have in common."""
-    axes.set_xlabel("epoch", fontsize=8)
+@default_style()
+def plot_differences(panels: dict[str, dict[str, np.ndarray]], title: str) -> Figure:
+    """Draw differences image by image, sorted: a panel for each setting, a line for each row.
+
+    Args:
+        panels: by setting and row, shape (N,), in nats; one percent may leave the panel.
+        title: as for :func:`plot_samples`.
+    """
+    figure = Figure(figsize=(max(6, 4 * len(panels)), 3.65), dpi=DPI, layout="constrained")
+    figure.suptitle(title.replace("$", r"\$"), x=0.01, ha="left", fontsize=8, wrap=True)
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (heading, rows) in zip(all_axes, panels.items(), strict=True):
+        for (row, values), (colour, dashes) in zip(rows.items(), itertools.cycle(STYLES)):
+            percent = (np.arange(len(values)) + 0.5) / len(values) * 100
+            axes.plot(percent, np.sort(values), dashes, color=colour, label=row)
+        axes.axhline(0, color="0.35", linewidth=1)
+        low, high = np.quantile([*rows.values()], [0.005, 0.995])
+        if low < high:
+            axes.set_ylim(low, high)
+        axes.set_title(heading, fontsize=9)
+        axes.legend(fontsize=7, frameon=False)
+        style_axes(axes, "A − B, nats per image", "images, sorted by the difference (%)")
+        axes.set_xticks(range(0, 101, 25))
+    return figure
+
+
+def style_axes(axes: Axes, unit: str, across: str = "epoch") -> None:
+    """Give axes, which are over epochs unless said otherwise, the look that they all have."""
+    axes.set_xlabel(across, fontsize=8)
     axes.set_ylabel(unit, fontsize=8)
     axes.tick_params(labelsize=7)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

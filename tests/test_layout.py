@@ -44,7 +44,7 @@ def test_no_file_of_the_method_needs_the_experiment(name):
 
 def test_every_file_is_of_one_of_the_rooms_or_a_command():
     flat = {path.stem for path in (ROOT / "cvae").glob("*.py")}
-    assert flat == {*METHOD.split(), "complete", "__init__"}
+    assert flat == {*METHOD.split(), "compare", "complete", "__init__"}
 
 
 @pytest.mark.parametrize("module", sorted(PATHS))
