@@ -236,7 +236,7 @@ def test_failures_are_one_line_and_overwrite_nothing(
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     (tmp_path / "file").touch()
-    np.savez(tmp_path / "odd.npz", images=np.zeros((20, 7, 8), np.uint8))
+    np.savez(tmp_path / "odd.npz", images=np.full((20, 7, 8), 255, np.uint8))
     before = files(copied)
     assert run(copied, "-nq 1 3 " + line.format(tmp=tmp_path)) == status
     assert complaint in error_line(capsys)
