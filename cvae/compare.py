@@ -17,7 +17,7 @@ import pandas as pd
 
 from cvae.evaluate import with_error
 from cvae.experiment.command_line import OneLineParser
-from cvae.experiment.console import is_expected, one_line, replace_unprintable
+from cvae.experiment.console import run_command
 from cvae.experiment.metrics import read_metrics
 from cvae.experiment.options import setting_name
 from cvae.figures import plot_differences, save_figure
@@ -202,7 +202,6 @@ def _choose_rows(a: Column, b: Column, wanted: Sequence[str]) -> list[tuple[str,
     return pairs
 
 
-@replace_unprintable()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 1 for a failure, 2 for a bad line."""
     parser = OneLineParser("python -m cvae.compare", __doc__)
@@ -214,14 +213,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--output", type=Path, metavar="FILE", help="PNG file for a figure of the differences")
     args = parser.parse_args(argv)
     first, second, output = (p and p.expanduser() for p in (args.A, args.B, args.output))
-    try:
-        print(compare(first, second, args.rows or (), output))
-    except Exception as error:
-        if not is_expected(error):
-            raise
-        print(f"{parser.prog}: error: {one_line(error)}", file=sys.stderr)
-        return 1
-    return 0
+    rows = args.rows or ()
+    return run_command(parser.prog, lambda: print(compare(first, second, rows, output)))
 
 
 if __name__ == "__main__":

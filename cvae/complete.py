@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from cvae.experiment.command_line import OneLineParser, add_model_flag, number
-from cvae.experiment.console import is_expected, one_line, replace_unprintable
+from cvae.experiment.console import run_command
 from cvae.figures import plot_completions, save_figure
 from cvae.files import FILES
 from cvae.model import CVAE
@@ -79,7 +79,6 @@ def fit_image(file: Path, shape: Sequence[int]) -> tuple[torch.Tensor, list[str]
     return torch.as_tensor(pixels / np.float32(255)), warnings
 
 
-@replace_unprintable()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 1 for a failure, 2 for a bad line."""
     parser = OneLineParser("python -m cvae.complete", __doc__)
@@ -99,16 +98,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     pyro.set_rng_seed(args.seed)
     folder, output, *files = (p.expanduser() for p in (args.folder, args.output, *args.images))
     options = args.num_quadrant_inputs, args.num_samples, output
-    try:
+
+    def command() -> None:
         for warning in complete_files(folder, files, *options, args.model):
             print(f"{parser.prog}: warning: {warning}", file=sys.stderr)
-    except Exception as error:
-        if not is_expected(error):
-            raise
-        print(f"{parser.prog}: error: {one_line(error)}", file=sys.stderr)
-        return 1
-    print(f"Written to {output}")
-    return 0
+        print(f"Written to {output}")
+
+    return run_command(parser.prog, command)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from cvae.demo import find_folders, write_demo
 from cvae.experiment.command_line import OneLineParser, add_model_flag, dataset_name, folder
-from cvae.experiment.console import is_expected, one_line, replace_unprintable
+from cvae.experiment.console import run_command
 
 
-@replace_unprintable()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 1 for a failure, 2 for a bad line."""
     parser = OneLineParser("python -m cvae.demo", __doc__)
@@ -25,15 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataset", type=dataset_name, metavar="PATH", help=help)
     add_model_flag(parser)
     args = parser.parse_args(argv)
-    try:
+
+    def command() -> None:
         for of_seed in find_folders(args.folder):
             print(f"Written to {write_demo(of_seed, args.data_dir, args.dataset, args.model)}")
-    except Exception as error:
-        if not is_expected(error):
-            raise
-        print(f"{parser.prog}: error: {one_line(error)}", file=sys.stderr)
-        return 1
-    return 0
+
+    return run_command(parser.prog, command)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from cvae.experiment.options import Config
 from cvae.files import CVAEError, UsageError
 
-__all__ = ["exit_status", "is_expected", "one_line", "replace_unprintable", "show_log"]
+__all__ = ["exit_status", "is_expected", "one_line", "run_command", "show_log"]
 
 logger = logging.getLogger("cvae")
 
@@ -38,7 +38,7 @@ def exit_status(run: Callable[[Config], None], config: Config) -> int:
             nowhere = stack.enter_context(open(os.devnull, "w"))  # one process prints for all
             stack.enter_context(contextlib.redirect_stdout(nowhere))
             stack.enter_context(contextlib.redirect_stderr(nowhere))
-        stack.enter_context(replace_unprintable())
+        stack.enter_context(_replace_unprintable())
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         torch.set_default_dtype(torch.float32)
         stack.enter_context(torch.inference_mode(False))  # with gradients, too
@@ -65,6 +65,19 @@ def exit_status(run: Callable[[Config], None], config: Config) -> int:
             return status
 
 
+def run_command(name: str, command: Callable[[], None]) -> int:
+    """Run another command than main.py, and return its exit status: 1 after an expected error."""
+    try:
+        with _replace_unprintable():
+            command()
+        return 0
+    except Exception as error:
+        if not is_expected(error):
+            raise
+        print(f"{name}: error: {one_line(error)}", file=sys.stderr)
+        return 1
+
+
 def is_expected(error: BaseException) -> bool:
     """Whether the message of an error is enough; any other shows where in the code it is."""
     # For the memory of a CPU or of an Apple GPU, PyTorch raises a plain RuntimeError.
@@ -79,7 +92,7 @@ def one_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def replace_unprintable() -> Iterator[None]:
+def _replace_unprintable() -> Iterator[None]:
     """Let the standard output show ``?`` for what its encoding lacks, rather than fail."""
     errors = getattr(sys.stdout, "errors", None)
     reconfigure = getattr(sys.stdout, "reconfigure", lambda **_: None)  # a notebook's has none
