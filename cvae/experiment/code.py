@@ -27,6 +27,7 @@ from cvae.files import UsageError
 __all__ = ["LAYERS", "NO_SOURCE", "forget_sources", "hash_code", "hash_net"]
 
 NO_SOURCE = ", which has no source"
+CHANGED = "{path} was changed after it had been loaded: restart Python"
 LAYERS = "layers and values of the net"
 INSTALLED = [sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -103,7 +104,7 @@ def _read_definition(
     if statements and not _read(path).has(own):
         forget_sources()
         if not _read(path).has(own):
-            raise UsageError(f"{path} was changed after it had been loaded: restart Python")
+            raise UsageError(CHANGED.format(path=path))
     for statement in statements:
         if isinstance(statement, ast.ImportFrom):
             relative = "." * statement.level + (statement.module or "")
@@ -213,7 +214,7 @@ def _read(path: str) -> _Source:
         tree = ast.parse(text)
         code = compile(text, path, "exec", dont_inherit=True) if Path(path).exists() else None
     except SyntaxError:
-        raise UsageError(f"{path} was changed after it had been loaded: restart Python") from None
+        raise UsageError(CHANGED.format(path=path)) from None
     statements = defaultdict[str, list[ast.stmt]](list)
     for node in ast.walk(tree):
         if isinstance(node, DEFINITIONS):
@@ -226,7 +227,7 @@ def _read(path: str) -> _Source:
         targets = getattr(statement, "targets", [])  # of an assignment, also to an attribute
         names = {node.id for t in targets for node in ast.walk(t) if isinstance(node, ast.Name)}
         for node in ast.walk(statement):
-            if isinstance(node, (ast.Import, ast.ImportFrom)):
+            if isinstance(node, IMPORTS):
                 for alias in node.names:
                     statements[alias.asname or alias.name.partition(".")[0]].append(node)
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):

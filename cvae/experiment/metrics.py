@@ -168,6 +168,7 @@ def write_summary(config: Config) -> None:
 
 
 def _write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
+    """Write ``metrics.json``, and its estimates as a table with a line for each."""
     text = json.dumps(metrics, indent=2, default=Evaluation.summary)
     write_text(folder / FILES["metrics"], text + "\n")
     lines = [
