@@ -29,7 +29,8 @@ class TrainingConfig:
 
     Attributes:
         schedule: ``"one-cycle"`` is up over three tenths of all steps, then down to nearly zero
-            (Smith, Topin (2018), with PyTorch's defaults).
+            (Smith, Topin (2018), with PyTorch's defaults, but a constant beta1 of 0.9).
+        weight_decay: of the optimizer's matrices, not of biases and other parameters.
         max_grad_norm: limit of the norm of the gradients of a batch's mean loss.
         precision: weights, sums, losses, validation and evaluation are in float32 either way.
         min_steps: on a small data set, epochs are multiplied, at most by 20, until they come to so
@@ -49,7 +50,9 @@ class TrainingConfig:
     schedule: str = option(
         "constant", "course of the learning rate over all epochs", choices=("constant", "one-cycle")
     )
-    weight_decay: float = option(0.0, "weight decay of AdamW; with 0 it is plain Adam", least=0)
+    weight_decay: float = option(
+        0.0, "weight decay of matrices, by AdamW; with 0 it is plain Adam", least=0
+    )
     beta2: float = option(0.999, "decay of Adam's average of squared gradients", **FRACTION)
     max_grad_norm: float = option(math.inf, "limit of the CVAE's mean gradients", **POSITIVE)
     precision: str = option(

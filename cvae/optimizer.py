@@ -27,7 +27,8 @@ class Optimizer(PyroOptim):
     """One fused AdamW over all parameters of a net, with clipping and a learning-rate scheduler.
 
     ``pyro.optim.Adam`` makes an optimizer for each tensor, which takes longer and could not clip
-    the gradients of all of them together.  Frozen parameters are left out.
+    the gradients of all of them together.  Frozen parameters are left out.  Weight decay is of
+    matrices alone, not of biases, scales and other parameters that need not be small.
 
     Args:
         net: whose parameters to step.
@@ -41,15 +42,22 @@ class Optimizer(PyroOptim):
     def __init__(self, net: nn.Module, training: TrainingConfig, steps_per_epoch: int) -> None:
         super().__init__(AdamW, {})
         named = {name: p for name, p in net.named_parameters() if p.requires_grad}
-        self.names, self.parameters = list(named), list(named.values())
+        matrices = {name: p for name, p in named.items() if p.ndim > 1}
+        others = {name: p for name, p in named.items() if p.ndim < 2}
+        self.names = [*matrices, *others]
+        self.parameters = [*matrices.values(), *others.values()]
         self.max_grad_norm, self.batch_size = training.max_grad_norm, 1
+        groups = [
+            {"params": list(matrices.values()), "weight_decay": training.weight_decay},
+            {"params": list(others.values()), "weight_decay": 0.0},
+        ]
         lr, betas = training.learning_rate, (0.9, training.beta2)
-        decay = training.weight_decay
-        self.adamw = AdamW(self.parameters, lr=lr, betas=betas, weight_decay=decay, fused=True)
+        self.adamw = AdamW(groups, lr=lr, betas=betas, fused=True)
         self.scheduler: LRScheduler = ConstantLR(self.adamw, factor=1)
         if training.schedule == "one-cycle":
             steps = training.epochs(steps_per_epoch) * steps_per_epoch
-            self.scheduler = OneCycleLR(self.adamw, lr, total_steps=steps)
+            # With beta1 at 0.85 near the peak, PyTorch's default, the CVAE's training loss jumps.
+            self.scheduler = OneCycleLR(self.adamw, lr, total_steps=steps, cycle_momentum=False)
 
     def __call__(self, params: Iterable[Any] = (), *args: Any, **kwargs: Any) -> None:
         """Step all parameters by their gradients, which are summed over all processes.
@@ -77,12 +85,12 @@ class Optimizer(PyroOptim):
         """Return the states of AdamW, by the names of its parameters, and of the scheduler."""
         adamw = self.adamw.state_dict()
         moments = {self.names[position]: state for position, state in adamw["state"].items()}
-        (group,) = adamw["param_groups"]
-        return {"moments": moments, "group": group, "scheduler": self.scheduler.state_dict()}
+        groups, scheduler = adamw["param_groups"], self.scheduler.state_dict()
+        return {"moments": moments, "groups": groups, "scheduler": scheduler}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` returned."""
         state = copy.deepcopy(state)  # AdamW would change the tensors
         moments = {self.names.index(name): moment for name, moment in state["moments"].items()}
-        self.adamw.load_state_dict({"state": moments, "param_groups": [state["group"]]})
+        self.adamw.load_state_dict({"state": moments, "param_groups": state["groups"]})
         self.scheduler.load_state_dict(state["scheduler"])

@@ -180,7 +180,7 @@ def test_help_shows_each_default():
         "another one (quick: 12; best: 16)",
         "lower validation loss (default: 3; quick: 30; best: 30)",
         "plain Adam (default: 0.0; quick: 0.1; best: 0.1)",
-        "mean gradients (default: none; quick: 40.0; best: 40.0)",
+        "mean gradients (default: none; quick: 5.0; best: 5.0)",
         "hidden layers (default: relu; quick: silu; best: silu)",
         "importance sampling (default: 100; quick: 20; best: 1000)",
         "(default: results)",

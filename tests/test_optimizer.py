@@ -26,6 +26,7 @@ def learning_rates(training, steps_per_epoch):
     optimizer = Optimizer(Parameters(w=torch.ones(1)), training, steps_per_epoch)
     rates = []
     for _ in range(training.epochs(steps_per_epoch) * steps_per_epoch):
+        assert optimizer.adamw.param_groups[0]["betas"] == (0.9, training.beta2)
         rates.append(optimizer.adamw.param_groups[0]["lr"])
         optimizer()
     return torch.tensor(rates)
@@ -48,13 +49,16 @@ def test_one_cycle_rises_to_its_peak_and_ends_near_zero(min_steps, steps):
 
 
 def test_weight_decay_and_beta2_reach_adamw():
-    net = Parameters(w=torch.ones(1))
+    """Only matrices decay; a zero gradient moves nothing else."""
+    net = Parameters(scale=torch.ones(()), bias=torch.ones(2), w=torch.ones(2, 1))
     training = TrainingConfig(learning_rate=0.1, weight_decay=0.5, beta2=0.9)
     optimizer = Optimizer(net, training, steps_per_epoch=1)
-    assert optimizer.adamw.param_groups[0]["betas"] == (0.9, 0.9)
-    net.w.grad = torch.zeros(1)
+    assert {group["betas"] for group in optimizer.adamw.param_groups} == {(0.9, 0.9)}
+    for parameter in net.parameters():
+        parameter.grad = torch.zeros_like(parameter)
     optimizer()
-    assert net.w.item() == pytest.approx(1 - 0.1 * 0.5) and net.w.grad is None
+    assert net.w.detach() == pytest.approx(1 - 0.1 * 0.5) and net.w.grad is None
+    assert net.scale == 1 and (net.bias == 1).all()
 
 
 @pytest.fixture
