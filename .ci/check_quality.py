@@ -9,7 +9,7 @@ nll = pd.read_csv(Path(sys.argv[1]) / "results.csv", index_col=0)["1 quadrant"]
 tighter = nll["CVAE (Monte Carlo)"] - nll["CVAE (importance sampling)"]
 checks = {
     "NN (baseline) at most 112": nll["NN (baseline)"] <= 112,
-    "Performance gap at least 21": nll["Performance gap"] >= 21,
+    "Performance gap at least 20": nll["Performance gap"] >= 20,  # three seeds: 24.3 ± 1.4
     "importance sampling at least 3 below Monte Carlo": tighter >= 3,
 }
 if failed := [name for name, passed in checks.items() if not passed]:  # nor is NaN enough
