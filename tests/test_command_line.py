@@ -53,7 +53,7 @@ def test_flags_override_the_recipe():
 def test_baseline_has_its_own_epochs_and_what_is_for_the_cvae_is_not_for_it():
     best = parse_args(["--recipe", "best"])
     assert (best.baseline.num_epochs, best.baseline.max_grad_norm) == (16, math.inf)
-    assert best.baseline.learning_rate == best.cvae.learning_rate == 3e-3
+    assert best.baseline.learning_rate == best.cvae.learning_rate == 2e-3
     assert parse_args(["-n", "7"]).baseline.num_epochs == 7
 
 

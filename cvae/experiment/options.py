@@ -290,7 +290,7 @@ _STEPS = dict(min_steps=640, baseline_min_steps=1900)
 _NETS = dict(activation="silu", generation_input="xz")
 _ADAM = dict(schedule="one-cycle", weight_decay=0.1, beta2=0.99, max_grad_norm=5.0)
 _COMMON = _STEPS | _NETS | _ADAM | dict(early_stop_patience=30)
-_BEST = dict(num_epochs=40, baseline_epochs=16, learning_rate=3e-3, batch_size=256)
+_BEST = dict(num_epochs=40, baseline_epochs=16, learning_rate=2e-3, batch_size=256)
 _BEST |= dict(residual_blocks=1, shift=1, bound_samples=5, num_importance_samples=1000)
 _QUICK = dict(num_epochs=3, baseline_epochs=12, learning_rate=4e-3, num_importance_samples=20)
 RECIPES = {"tutorial": dict[str, Any](), "quick": _COMMON | _QUICK, "best": _COMMON | _BEST}
