@@ -164,7 +164,7 @@ class ConvolutionalEncoders(Small):
 
 
 class GaussianPixels(Small):
-    """For real values in [0, 1], as the README has it."""
+    """For real values in [0, 1], as ``cvae/changes.md`` has it."""
 
     def __init__(self):
         super().__init__()
