@@ -400,11 +400,12 @@ def test_checkpoint_of_another_content_is_refused(copied, capsys, no_figures, pa
 
 
 def test_python_of_the_readme_runs(finished, monkeypatch, tmp_path):
-    """All but what is for notebooks, and its examples of changes, with an epoch of few images."""
+    """And its examples of changes, with an epoch of few images."""
     texts = [(ROOT / file).read_text() for file in ("README.md", "cvae/changes.md")]
     examples = re.findall("```python\n(.*?)```", "".join(texts), re.DOTALL)
-    use, own, start, loop, mask = (each for each in examples if "main.main" not in each)
+    use, own, start, loop, mask = examples
     shutil.copytree(finished, tmp_path / "results")
+    shutil.copytree(finished, tmp_path / "tutorial")
     monkeypatch.chdir(tmp_path)
     splits = load_images("mnist-5k", "").items()
     some = {split: images.select(range(120)) for split, images in splits}

