@@ -1,15 +1,31 @@
 """The deterministic baseline: one prediction for each image, and the loss on the missing pixels."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["BaselineNet", "MaskedBCELoss", "is_missing", "layer_outputs", "missing_pixel_nll"]
-__all__ += ["scored_pixels"]
+__all__ = ["BaselineNet", "MaskedBCELoss", "PixelNet", "gives_logits", "is_missing"]
+__all__ += ["layer_outputs", "missing_pixel_nll", "scored_pixels"]
 
 
-class BaselineNet(nn.Module):
+class PixelNet(nn.Module):
+    """Network whose pixel probabilities are the sigmoid of its ``logits``.
+
+    Losses and likelihoods ask for the logits of the pixels that they score, which is faster and
+    does not saturate; of a net with a ``forward`` of its own, they ask for the probabilities.
+    """
+
+    logits: Callable[..., Tensor]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return probabilities in [0, 1] of all pixels; arguments are those of ``logits``."""
+        return torch.sigmoid(self.logits(*inputs))
+
+
+class BaselineNet(PixelNet):
     """Multi-layer perceptron that predicts every pixel from the known ones.
 
     Baseline "NN" of Sohn, Lee, Yan (2015), section 5.1.
@@ -28,12 +44,16 @@ class BaselineNet(nn.Module):
         self.fc3 = nn.Linear(hidden_2, num_pixels)
         self.relu = nn.ReLU()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return pixel probabilities in [0, 1], (batch, num_pixels), for images of any shape."""
-        return torch.sigmoid(self.logits(x))
-
     def logits(self, x: Tensor, pixels: Tensor | None = None) -> Tensor:
-        """Return the log odds of all pixels, (batch, num_pixels), or of the given ones only."""
+        """Return the log odds of all pixels, or of the given ones, for images of any shape.
+
+        Args:
+            x: images with missing pixels, shape (batch, ...).
+            pixels: indices, int64 of shape (P,) in [0, num_pixels).
+
+        Returns:
+            Shape (batch, num_pixels) or (batch, P).
+        """
         hidden = self.relu(self.fc1(x.reshape(-1, self.num_pixels)))
         hidden = self.relu(self.fc2(hidden))
         return layer_outputs(self.fc3, hidden, pixels)
@@ -51,7 +71,8 @@ def layer_outputs(layer: nn.Linear, hidden: Tensor, selected: Tensor | None = No
         Shape (..., O) or (..., selected), in the precision of the weights, also where matrix
         products have a lower one.
     """
-    if selected is None or type(layer) is not nn.Linear:
+    hooks = layer._forward_pre_hooks  # as of nn.utils.weight_norm, which sets the weight
+    if selected is None or type(layer) is not nn.Linear or hooks:
         outputs = layer(hidden).to(layer.weight.dtype)
         return outputs if selected is None else outputs.index_select(-1, selected)
     weight, bias = layer.weight.index_select(0, selected), layer.bias.index_select(0, selected)
@@ -122,11 +143,16 @@ def scored_pixels(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor | bool]:
     return indices, whole.index_select(1, indices).where(scored, 0.5), scored
 
 
+def gives_logits(net: nn.Module) -> bool:
+    """Tell whether a net is a :class:`PixelNet` without a ``forward`` of its own."""
+    return getattr(net.forward, "__func__", None) is PixelNet.forward
+
+
 def missing_pixel_nll(net: BaselineNet, x: Tensor, y: Tensor) -> Tensor:
     """Return what ``MaskedBCELoss`` sums, of :func:`scored_pixels` alone: shape (batch, scored)."""
     indices, truth, scored = scored_pixels(x, y)
     weight = None if isinstance(scored, bool) else scored.to(truth.dtype)
-    if type(net).forward is not BaselineNet.forward:  # of a net of one's own
+    if not gives_logits(net):
         prediction = net(x).index_select(1, indices)
         return F.binary_cross_entropy(prediction, truth, weight, reduction="none")
     logits = net.logits(x, indices)

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from cvae.baseline import BaselineNet, missing_pixel_nll, scored_pixels
 from cvae.data import make_loader
+from cvae.files import ModelError
 from cvae.model import CVAE
 from cvae.onednn import fast_products
 from cvae.traces import check_sites, kl_divergences, log_density, log_prob, random_sites
@@ -73,12 +74,23 @@ def _own_random_numbers(xs: Tensor) -> AbstractContextManager:
 
 
 def check_model(cvae: CVAE, xs: Tensor, ys: Tensor) -> None:
-    """Call :func:`check_sites` for a batch, and draw no random numbers from outside."""
+    """Refuse a model that can't be trained and scored, and draw no random numbers from outside.
+
+    Args:
+        cvae, xs, ys: the model, and a batch as of :func:`log_weights`.
+
+    Raises:
+        ModelError: :func:`check_sites` refuses it, or it tells Pyro of no parameter.
+    """
     with torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
         with _own_random_numbers(xs):
             guide = poutine.trace(cvae.guide).get_trace(xs, ys)
             model = poutine.trace(poutine.replay(cvae.model, guide)).get_trace(xs, ys)
     check_sites(model, guide, (len(xs),))
+    sites = [*model.nodes.values(), *guide.nodes.values()]
+    if not any(site["type"] == "param" for site in sites):
+        advice = "call self.register_parameters() in the model"
+        raise ModelError(f"nothing would be trained, as Pyro finds no parameter: {advice}")
 
 
 def monte_carlo(log_w: Tensor) -> Tensor:

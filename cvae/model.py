@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from cvae.baseline import BaselineNet, is_missing, layer_outputs, scored_pixels
+from cvae.baseline import (
+    BaselineNet,
+    PixelNet,
+    gives_logits,
+    is_missing,
+    layer_outputs,
+    scored_pixels,
+)
 from cvae.files import ModelError
 
 __all__ = ["ACTIVATIONS", "GENERATION_INPUTS", "CVAE", "Decoder", "Encoder", "ResidualBlock"]
@@ -96,7 +103,7 @@ class Encoder(nn.Module):
         return z_loc, torch.exp(log_scale.clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE))
 
 
-class Decoder(nn.Module):
+class Decoder(PixelNet):
     """Pixel probabilities given the latent variables: the generation network p(y|z), or p(y|x,z).
 
     Args:
@@ -125,18 +132,18 @@ class Decoder(nn.Module):
         self.fc3 = nn.Linear(hidden_2, num_pixels)
         self.activation = getattr(F, activation)
 
-    def forward(self, z: Tensor, x: Tensor | None = None) -> Tensor:
-        """Return pixel probabilities in [0, 1], shape (*particles, batch, num_pixels).
+    def logits(self, z: Tensor, x: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
+        """Return the log odds of all pixels, or of the given ones.
 
         Args:
             z: shape (*particles, batch, z_dim).
             x: input images with 0 in the missing pixels, shape (batch, num_pixels), for a network
                 that sees them.
-        """
-        return torch.sigmoid(self.logits(z, x))
+            pixels: indices, int64 of shape (P,) in [0, num_pixels).
 
-    def logits(self, z: Tensor, x: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
-        """Return the log odds of all pixels, or of the given ones only, in the last dimension."""
+        Returns:
+            Shape (*particles, batch, num_pixels) or (*particles, batch, P).
+        """
         hidden = self.fc1(z)
         if self.fc0 is not None:
             hidden = hidden + self.fc0(x)
@@ -238,8 +245,8 @@ class CVAE(PyroModule):
         net, sees_x = self.generation_net, self.generation_input == "xz"
         known = xs.masked_fill(is_missing(xs), 0).flatten(1) if sees_x else None
         # Targets are grey, which the formula takes, though they are not in the support.
-        if isinstance(net, Decoder) and type(net).forward is Decoder.forward:
-            logits = net.logits(zs, known, pixels)  # of these pixels alone
+        if gives_logits(net):
+            logits = net.logits(zs, known, pixels)
             return dist.Bernoulli(logits=logits, validate_args=False)
         probs = net(zs) if known is None else net(zs, known)
         probs = probs if pixels is None else probs.index_select(-1, pixels)

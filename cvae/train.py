@@ -12,6 +12,7 @@ Save, log, draw or stop in the body of such a loop; a training does none of thes
 import copy
 import math
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -288,7 +289,8 @@ class CVAETraining(Training):
     Other arguments and attributes are those of :class:`Training`.
 
     Raises:
-        ModelError: before the first epoch: the model has no likelihood of each image.
+        ModelError: before the first epoch: the model has no likelihood of each image, or tells Pyro
+            of no parameter.
         TrainingError: while iterating: a loss is not finite, or model or guide has a parameter that
             is not the CVAE's: a bare ``pyro.param``.
     """
@@ -316,8 +318,10 @@ class CVAETraining(Training):
     @property
     def phase(self) -> Phase:
         """The phase of the next epoch."""
+        return self._phase_after(len(self.history.epochs))
+
+    def _phase_after(self, done: int) -> Phase:
         epochs = [phase for phase in self.phases for _ in range(phase.num_epochs)]
-        done = len(self.history.epochs)
         return epochs[done] if done < len(epochs) else self.phases[-1]
 
     @property
@@ -332,6 +336,11 @@ class CVAETraining(Training):
                 batch = next(iter(self.dataloaders["val"]))
             check_model(self.net, batch["input"][:2], batch["output"][:2])
         yield from super().__iter__()
+        ran = [self._phase_after(done) for done in range(len(self.history.epochs))]
+        kinds = {(phase.elbo, phase.shift) for phase in self.phases if phase.num_epochs}
+        if kinds.difference((phase.elbo, phase.shift) for phase in ran):
+            reason = "stopped early, before a phase of another bound or shift"
+            warnings.warn(f"{self.title}: {reason}", stacklevel=2)
 
     def _run_epoch(self) -> None:
         # The store keeps these parameters apart from those of any other model.  Without Pyro's own

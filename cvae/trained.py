@@ -4,12 +4,14 @@ import contextlib
 import json
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
+from pyro import poutine
 from torch import Tensor
 from torch.utils.data import StackDataset
 
@@ -17,7 +19,7 @@ from cvae.baseline import BaselineNet, is_missing
 from cvae.data import MaskImages, Sample
 from cvae.estimators import estimate_cll
 from cvae.evaluate import draw_samples
-from cvae.files import FILES, FileError, read_tensors
+from cvae.files import FILES, FileError, ModelError, read_tensors
 from cvae.model import CVAE
 
 __all__ = ["TrainedCVAE"]
@@ -164,12 +166,13 @@ class TrainedCVAE:
             known, seed: as for :meth:`complete`.
 
         Raises:
+            ModelError: the guide has no site ``"z"``.
             NotImplementedError: PyTorch knows no mean of that distribution, only samples.
             ValueError: the images are not of that kind or size, or there are no images or samples.
         """
         xs, ys, _ = self._check(images, 1 if num_samples is None else num_samples, known)
         with _drawing(seed):
-            posterior = self.cvae.posterior(xs, ys)
+            posterior = _find_site("z", self.cvae.guide, xs, ys)["fn"]
             return posterior.mean if num_samples is None else posterior.sample((num_samples,))
 
     @torch.no_grad()
@@ -181,6 +184,7 @@ class TrainedCVAE:
             z: shape (*samples, N, z_dim), as from :meth:`encode`.
 
         Raises:
+            ModelError: the model has no site ``"y"``.
             ValueError: the images or z are not of that kind or size.
         """
         xs, _, known = self._check(images, 1, known, whole=False)
@@ -189,7 +193,7 @@ class TrainedCVAE:
             expected = f"z must have shape (*samples, {len(xs)}, z_dim)"
             raise ValueError(f"{expected}, not {tuple(z.shape)}")
         with _pyro_lock:
-            ys = self.cvae.likelihood(z, xs).mean
+            ys = _find_site("y", pyro.condition(self.cvae.model, {"z": z}), xs)["value"]
         return torch.where(known, xs, ys.view(*z.shape[:-2], *xs.shape))
 
     def _check(
@@ -232,12 +236,28 @@ def _drawing(seed: int | None) -> Iterator[None]:
         yield
 
 
+def _find_site(name: str, program: Callable[..., Any], *args: Tensor) -> dict[str, Any]:
+    """Run a model or guide, and return one of its sites."""
+    with pyro.get_param_store().scope(), pyro.validation_enabled(False):
+        sites = poutine.trace(program).get_trace(*args).nodes
+    if name not in sites:
+        raise ModelError(f"there is no site {name!r}, but only {', '.join(map(repr, sites))}")
+    return sites[name]
+
+
 def _check_class(folder: Path, trained: str, model: type[CVAE]) -> None:
     """Refuse a class that has not the name, ``mine.py:Name``, of the one that was trained."""
-    names = trained.replace(".py:", ":"), f"{model.__module__}:{model.__qualname__}"
-    if len({name.rpartition(".")[2] for name in names}) > 1:
+    there, here = trained.replace(".py:", ":"), f"{model.__module__}:{model.__qualname__}"
+    # A file can have become part of a package since, but none is the plain model's.
+    moved = _without_package(there) == _without_package(here) and model is not CVAE
+    if there != here and not moved:
         advice = f"pass that class: model={trained.rpartition(':')[2]}, or --model"
-        raise FileError(f"{folder} holds a model of class {trained}, not {names[1]}: {advice}")
+        raise FileError(f"{folder} holds a model of class {trained}, not {here}: {advice}")
+
+
+def _without_package(name: str) -> str:
+    module, _, class_name = name.rpartition(":")
+    return f"{module.rpartition('.')[2]}:{class_name}"
 
 
 def _sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:

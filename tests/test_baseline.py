@@ -1,8 +1,15 @@
 import pytest
 import torch
+from torch import nn
 from torch.distributions import Bernoulli
 
-from cvae.baseline import BaselineNet, MaskedBCELoss, missing_pixel_nll, scored_pixels
+from cvae.baseline import (
+    BaselineNet,
+    MaskedBCELoss,
+    layer_outputs,
+    missing_pixel_nll,
+    scored_pixels,
+)
 
 
 def hidden_layers(net, x, activation=torch.relu):
@@ -17,6 +24,16 @@ def test_output_is_the_tutorials_formula(shape):
     net, x = BaselineNet(16, 12), torch.rand(shape)
     log_odds = hidden_layers(net, x.view(5, 784)) @ net.fc3.weight.T + net.fc3.bias
     torch.testing.assert_close(net(x), 1 / (1 + torch.exp(-log_odds)))
+
+
+@pytest.mark.parametrize("normalise", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_selected_outputs_are_of_the_weight_that_a_layer_computes(normalise):
+    layer, hidden, selected = normalise(nn.Linear(4, 6)), torch.rand(3, 4), torch.tensor([5, 2])
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    outputs = layer_outputs(layer, hidden, selected)
+    torch.testing.assert_close(outputs, layer(hidden)[:, selected])
 
 
 @pytest.mark.parametrize("mask_with", [-1, -2, 5, float("inf")])

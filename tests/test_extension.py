@@ -21,7 +21,7 @@ from pyro.nn import PyroModule, PyroParam
 from pyro.poutine.messenger import Messenger
 from torch.distributions import constraints
 
-from cvae.baseline import scored_pixels
+from cvae.baseline import missing_pixel_nll, scored_pixels
 from cvae.config import TrainingConfig
 from cvae.data import MaskImages, get_data, make_loader
 from cvae.estimators import estimate_cll, importance_sampling, log_weights
@@ -280,6 +280,25 @@ def test_training_lowers_the_bound_that_history_and_diagnostics_show(kind, elbo,
         assert estimate.mean == pytest.approx(mean, abs=5 * error + 1e-3 * abs(mean))
     if kind is not SecondLatent:  # of which the sampled bound has other terms
         assert all(e["val"] == pytest.approx(e["reconstruction"] + e["kl"]) for e in epochs)
+
+
+def test_model_that_tells_pyro_of_no_parameter_is_refused(few):
+    """Pyro would take no gradients, and the table would be of what the weights were at first."""
+    cvae = Small()
+    cvae.register_parameters = lambda: None
+    with pytest.raises(ModelError, match="nothing would be trained.*self.register_parameters"):
+        train_cvae(cvae, few, TrainingConfig(num_epochs=1))
+
+
+def test_forward_of_ones_own_is_what_is_scored_and_drawn(few):
+    """Wherever it is set: the logits that the network has too are then of other probabilities."""
+    cvae, batch = Small(), few["val"].dataset[range(4)]
+    cvae.baseline_net.forward = lambda x: torch.full((len(x), 784), 0.5)
+    cvae.generation_net.forward = lambda z: torch.full((*z.shape[:-1], 784), 0.25)
+    nll = missing_pixel_nll(cvae.baseline_net, batch["input"], batch["output"])
+    torch.testing.assert_close(nll, torch.full_like(nll, math.log(2)))
+    scored = cvae.likelihood(torch.randn(4, Z_DIM), batch["input"], torch.arange(3)).mean
+    assert (scored == 0.25).all() and (draw_samples(cvae, batch["input"], 2) == 0.25).all()
 
 
 @any_cvae

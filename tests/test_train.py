@@ -329,6 +329,16 @@ def test_training_has_so_many_epochs(few):
     assert len(train_baseline(small_nets()[0], few, training).epochs) == 5  # of 3 steps each
 
 
+def test_stopping_before_a_phase_is_warned_of(few):
+    """Else a description would name a bound that has trained nothing."""
+    config = TrainingConfig(num_epochs=9, early_stop_patience=1, learning_rate=1e-30)
+    elbo = TraceMeanField_ELBO()
+    train_cvae(small_nets()[1], few, config, phases=[Phase(8, elbo), Phase(1, elbo)])
+    phases = [Phase(8, elbo), Phase(1, importance_weighted_elbo(2))]
+    with pytest.warns(UserWarning, match="CVAE: stopped early, before a phase of another bound"):
+        train_cvae(small_nets()[1], few, config, phases=phases)
+
+
 def test_losses_of_shifted_training_are_compared_over_all_epochs(few):
     """Shifts change no bound, and validation is without them."""
     elbo = ScriptedELBO(small_nets()[1], [3, 1, 2])

@@ -3,6 +3,8 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from cvae.data import MaskImages
 from cvae.estimators import estimate_cll
 from cvae.experiment.folder import save_weights
 from cvae.experiment.options import Config, Run
-from cvae.files import FileError
+from cvae.files import FileError, ModelError
 from cvae.model import CVAE
 from cvae.trained import TrainedCVAE
 
@@ -207,9 +209,33 @@ def test_latent_variables_are_inferred_and_decoded(trained, xs_ys):
     decoded = trained.decode(torch.where(xs < 0, torch.nan, xs), zs[:3])
     expected = trained.cvae.generation_net(zs[:3], xs.clamp(min=0).flatten(1)).view(3, 20, 28, 28)
     torch.testing.assert_close(decoded, torch.where(xs < 0, expected, xs))
-    assert torch.equal(decoded[0], trained.decode(images, zs[0].numpy()))
+    torch.testing.assert_close(decoded[0], trained.decode(images, zs[0].numpy()))
     with pytest.raises(ValueError, match="z must have shape .*samples, 20, z_dim., not .3, 19, 3"):
         trained.decode(images, zs[:3, 1:])
+
+
+class Negative(CVAE):
+    """Has a guide and a model of its own."""
+
+    def guide(self, xs, ys=None):
+        with pyro.plate("data", len(xs)):
+            pyro.sample("z", dist.Normal(5.0, torch.ones(len(xs), Z_DIM)).to_event(1))
+
+    def model(self, xs, ys=None):
+        self.guide(xs, ys)
+        pyro.deterministic("y", torch.zeros(*xs.shape[:-2], 784))
+
+
+def test_latent_variables_are_those_of_a_guide_and_model_of_ones_own(xs_ys):
+    xs, ys = xs_ys
+    trained = TrainedCVAE(Negative(Z_DIM, 16, 16), 1)
+    images = torch.where(xs < 0, ys, xs)
+    zs = trained.encode(images)
+    assert (zs == 5).all()
+    assert torch.equal(trained.decode(images, zs), torch.where(xs < 0, 0, xs))
+    trained.cvae.guide = lambda xs, ys: None  # type: ignore[assignment, method-assign]
+    with pytest.raises(ModelError, match="no site 'z'"):
+        trained.encode(images)
 
 
 @pytest.mark.parametrize("name", ["complete", "negative_cll", "encode"])
