@@ -113,7 +113,10 @@ def _read(path: Path) -> list[Column]:
     if not path.is_dir():
         name = re.search(r"_q([123])\.csv$", path.name)
         setting = int(name[1]) if name else None
-        return [Column(path, setting, key, {0: frame}) for key, frame in _read_csv(path).items()]
+        return [
+            Column(path, setting, split, {0: frame}, f"its {split or ''} images".replace("  ", " "))
+            for split, frame in _read_csv(path).items()
+        ]
     metrics, columns = read_metrics(path), dict[tuple[str, str], Column]()
     for run in metrics["runs"]:
         folder = path / SEED_FOLDER.format(seed=run["seed"]) if len(metrics["runs"]) > 1 else path

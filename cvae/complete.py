@@ -3,6 +3,7 @@
 Draws a row for each image: what is given of it, the mean of its completions, and samples of them.
 """
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +47,9 @@ def complete_files(
         OSError: the output can't be written.
     """
     trained = TrainedCVAE.load(folder, num_quadrant_inputs, model=model)
-    fitted = [fit_image(file, trained.known.shape) for file in files]
+    metrics = json.loads((folder / FILES["metrics"]).read_bytes())
+    bright = metrics.get("bright_background", False)
+    fitted = [fit_image(file, trained.known.shape, bright) for file in files]
     images = torch.stack([image for image, _ in fitted])
     completions = trained.complete(images, max(num_samples, NUM_COMPLETIONS))
     title = f"{folder.resolve().name}/{FILES['cvae'].format(n=num_quadrant_inputs)}"
@@ -56,14 +59,17 @@ def complete_files(
     return [warning for _, warnings in fitted for warning in warnings]
 
 
-def fit_image(file: Path, shape: Sequence[int]) -> tuple[torch.Tensor, list[str]]:
+def fit_image(
+    file: Path, shape: Sequence[int], bright: bool = False
+) -> tuple[torch.Tensor, list[str]]:
     """Read an image as floats in [0, 1], like those of a model, and return what was done to it.
 
-    It is resized, and inverted if its background, the median of its border, is bright.
+    It is resized, and inverted if its background, the median of its border, is not as theirs.
 
     Args:
         file: a PNG, JPEG, BMP, TIFF or WebP file.
         shape: height and width of the model's images, and of what is returned.
+        bright: whether their background is bright.
 
     Raises:
         DataError: the file can't be read as an image.
@@ -73,8 +79,9 @@ def fit_image(file: Path, shape: Sequence[int]) -> tuple[torch.Tensor, list[str]
         size = "{} x {}".format(*pixels.shape)
         warnings.append(f"{file} has {size} pixels: resized to {shape[0]} x {shape[1]}")
         pixels = np.asarray(Image.fromarray(pixels).resize((shape[1], shape[0])))
-    if has_bright_background(pixels):  # the strokes of the model's digits are bright
-        warnings.append(f"{file} has a bright background: inverted")
+    if has_bright_background(pixels) != bright:
+        found = "dark" if bright else "bright"
+        warnings.append(f"{file} has a {found} background, unlike the model's images: inverted")
         pixels = 255 - pixels
     return torch.as_tensor(pixels / np.float32(255)), warnings
 

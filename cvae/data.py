@@ -295,9 +295,10 @@ def _choose_images(
     splits = load_images(dataset, data_dir)
     if len(splits) == 1:
         splits = split_images(splits["train"], val_fraction or VAL_FRACTION)
-    elif dataset not in DATASETS and (val_fraction is not None or holdout):
+    elif val_fraction is not None or (holdout and dataset not in DATASETS):
         brought = f"{dataset} brings its own split ({', '.join(splits)})"
-        raise UsageError(f"{brought}: leave out --val-fraction and --holdout")
+        flags = "--val-fraction" if dataset in DATASETS else "--val-fraction and --holdout"
+        raise UsageError(f"{brought}: leave out {flags}")
     if "val" not in splits:
         splits["val"] = splits.pop("test")
     rows = {split: range(len(images)) for split, images in splits.items()}

@@ -84,6 +84,27 @@ def test_each_epoch_is_saved_and_logged_after_its_body(few, path, caplog):
     assert "KL" not in others[-1]
 
 
+def test_values_that_no_checkpoint_holds_are_warned_of_once(few, path, caplog):
+    """As a weight of the KL term that the body of the loop raises."""
+    training = make_training(CVAETraining, few)
+    training.net.weight = 0.1  # type: ignore[assignment]
+    for epoch in Checkpoint(path, {}).each_epoch(training):
+        training.net.weight = epoch / 10  # type: ignore[assignment]
+        training.net.prior_net.seen = epoch  # type: ignore[union-attr]
+    names = ["prior_net.seen", "weight"]
+    messages = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    for number, (message, name) in enumerate(zip(messages, names, strict=True), 1):
+        assert f"1 quadrant, CVAE, epoch {number}, changes {name}: make it a buffer" in message
+
+
+def test_model_of_another_class_than_the_configs_is_refused(few, path):
+    """Its weights would be loaded as that of the config."""
+    training = make_training(CVAETraining, few)
+    with pytest.raises(UsageError, match="model is mine.py:Mine, not cvae.model:CVAE: name"):
+        next(Checkpoint(path, {"model": "mine.py:Mine"}).each_epoch(training))
+    assert next(Checkpoint(path, {"model": "cvae.model:CVAE"}).each_epoch(training)) == 1
+
+
 @pytest.mark.parametrize(
     "keys, value",
     [

@@ -237,6 +237,12 @@ def test_means_are_of_one_code(write, tmp_path, capsys):
     assert "the seeds would be trained by different code: choose" in capsys.readouterr().err
     assert run(tmp_path / "out", edited, line + " --keep-trained") == 0
     assert "trained by other code" in results(tmp_path / "out")[1]["caption"]
+    before, other = results(tmp_path / "out")[0], "--seeds 2 3"
+    assert run(tmp_path / "out", edited, other) == 2
+    assert "trained by other code (changed: mine.py)" in capsys.readouterr().err
+    assert run(tmp_path / "out", write("LOC = 2.0", "LOC = 1.0"), other + " -lr 0.1") == 2
+    assert "is of a run with other options" in capsys.readouterr().err
+    assert results(tmp_path / "out")[0].equals(before)
 
 
 def test_interrupted_run_is_resumed_by_its_own_code_alone(write, tmp_path, capsys, monkeypatch):
@@ -277,6 +283,12 @@ def test_model_goes_through_jobs_and_is_asked_for_by_whatever_loads(
         TrainedCVAE.load(one, 1)
     with pytest.raises(FileError, match="mine.py:Mine, not tests.test_code:OwnCVAE"):
         TrainedCVAE.load(one, 1, model=OwnCVAE)
+    # Of a file that is called as the plain model's, too.
+    metrics = (one / "metrics.json").read_text()
+    (one / "metrics.json").write_text(metrics.replace("mine.py:Mine", "model.py:CVAE"))
+    with pytest.raises(FileError, match="model.py:CVAE, not cvae.model:CVAE"):
+        TrainedCVAE.load(one, 1)
+    (one / "metrics.json").write_text(metrics)
     with pytest.raises(FileError, match="the page can't compute a model with prior of its own"):
         write_demo(one, Path("data"), model=model)
     Image.new("L", (28, 28)).save(tmp_path / "digit.png")
@@ -327,12 +339,12 @@ def test_edited_project_trains_again_evaluates_again_or_does_nothing(tmp_path):
     shutil.copytree(ROOT / "cvae", copy / "cvae", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "tests/faults", copy / "tests/faults")
 
-    def answer(*edits: tuple[str, str, str]) -> tuple[int, str, list[str]]:
+    def answer(*edits: tuple[str, str, str], line: str = "") -> tuple[int, str, list[str]]:
         texts = {copy / file: (copy / file).read_text() for file, _, _ in edits}
         for file, old, new in edits:
             assert old in (text := (copy / file).read_text())
             (copy / file).write_text(text.replace(old, new, 1))
-        command = [sys.executable, "-m", "tests.faults.coarse", *words]
+        command = [sys.executable, "-m", "tests.faults.coarse", *words, *line.split()]
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
         for file, text in texts.items():
             file.write_text(text)
@@ -363,3 +375,10 @@ def test_edited_project_trains_again_evaluates_again_or_does_nothing(tmp_path):
         ("cvae/train.py", "loss.backward()", "(2 * loss).backward()"),
     ]
     assert answer(*edits) == (2, "cvae/optimizer.py, cvae/train.py, main.py", edited)
+    particles = ("main.py", "=config.evaluation.num_particles", "=7")
+    assert answer(particles) == (2, "main.py", edited)
+    assert answer(particles, line="--keep-trained")[0] == 0
+    assert "Monte Carlo 7 and the others 3 particles" in (copy / "out/results.md").read_text()
+    plain = ("main.py", "find_model(config.model.model)(", "type('Mine', (CVAE,), {})(")
+    status, changed, _ = answer(plain, line="--output-dir other")
+    assert (status, changed) == (2, "")

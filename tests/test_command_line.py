@@ -14,6 +14,7 @@ from pyro.infer import TraceMeanField_ELBO
 from cvae.config import TrainingConfig
 from cvae.experiment.command_line import make_parser, parse_args
 from cvae.experiment.options import RECIPES, PhaseConfig
+from cvae.files import UsageError
 
 
 def test_defaults_are_the_tutorials():
@@ -55,6 +56,10 @@ def test_baseline_has_its_own_epochs_and_what_is_for_the_cvae_is_not_for_it():
     assert (best.baseline.num_epochs, best.baseline.max_grad_norm) == (16, math.inf)
     assert best.baseline.learning_rate == best.cvae.learning_rate == 2e-3
     assert parse_args(["-n", "7"]).baseline.num_epochs == 7
+    for recipe, epochs in ("quick", 3), ("best", 40):  # as many as the CVAE's
+        words = f"--recipe {recipe} --baseline-epochs {epochs}".split()
+        described = f"recipe {recipe} with --baseline-epochs {epochs}"
+        assert parse_args(words).description == described
 
 
 # Each of these differs from the tutorial's, and trained nets depend on it.
@@ -195,9 +200,15 @@ def test_help_shows_each_default():
         ({"shift": 1}, 10, [(8, 1, 1), (2, 1, 0)]),
         ({"shift": 1, "bound_samples": 5}, 40, [(32, 1, 1), (8, 5, 0)]),
         ({"bound_samples": 2, "last_phase": 0.34}, 3, [(2, 1, 0), (1, 2, 0)]),
-        ({"bound_samples": 2, "last_phase": 0.1}, 3, [(3, 1, 0), (0, 2, 0)]),
+        ({"bound_samples": 2, "last_phase": 0.1}, 3, [(2, 1, 0), (1, 2, 0)]),
+        ({"shift": 1, "last_phase": 0.1}, 3, [(3, 1, 1), (0, 1, 0)]),
     ],
 )
 def test_last_phase_is_a_fraction_of_the_epochs(options, num_epochs, expected):
     phases = PhaseConfig(**options).make_phases(num_epochs, TraceMeanField_ELBO())
     assert [(p.num_epochs, p.elbo.num_particles, p.shift) for p in phases] == expected
+
+
+def test_shifts_without_an_epoch_are_refused():
+    with pytest.raises(UsageError, match="no epoch of 1 is left for --shift: give more with -n"):
+        PhaseConfig(shift=1, bound_samples=2).make_phases(1, TraceMeanField_ELBO())

@@ -116,6 +116,15 @@ def test_any_method_is_compared_by_a_csv_file(make, tmp_path, capsys):
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_two_csv_files_are_compared_in_each_split(tmp_path):
+    splits = [pd.DataFrame({"image": range(N), "split": s, "nll": HARD}) for s in ("val", "test")]
+    for name in "ab":
+        pd.concat(splits).to_csv(tmp_path / f"{name}_q1.csv", index=False)
+    text = compare(tmp_path / "a_q1.csv", tmp_path / "b_q1.csv", (), tmp_path / "out.png")
+    for split in ("val", "test"):
+        assert f"| 1 quadrant, its {split} images ({N}) | nll |" in text
+
+
 def spoil(change):
     """Return what changes the second folder's values of each image."""
 

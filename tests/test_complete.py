@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -43,8 +45,21 @@ def test_image_of_the_models_kind_stays_as_it_is(digit):
 
 def test_dark_strokes_on_a_bright_background_are_inverted(tmp_path):
     image, warnings = fit_image(save(tmp_path / "bright.png", 255 - DARK, "RGB"), (28, 28))
-    assert warnings == [f"{tmp_path}/bright.png has a bright background: inverted"]
+    unlike = "background, unlike the model's images: inverted"
+    assert warnings == [f"{tmp_path}/bright.png has a bright {unlike}"]
     assert torch.equal((image * 255).round().byte(), torch.as_tensor(DARK))
+
+
+def test_bright_image_stays_as_it_is_for_a_model_of_bright_images(folder, tmp_path, capsys):
+    metrics = json.loads((folder / "metrics.json").read_text()) | {"bright_background": True}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    bright, dark = save(tmp_path / "bright.png", 255 - DARK), save(tmp_path / "dark.png", DARK)
+    words = [str(folder), str(bright), str(dark), "-nq", "2", "--output", f"{tmp_path}/out.png"]
+    assert main(words) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "dark.png has a dark background, unlike the model's images: inverted" in line
+    images = [fit_image(file, (28, 28), bright=True)[0] for file in (bright, dark)]
+    assert torch.equal(*images)
 
 
 def test_image_of_another_size_is_resized(tmp_path):

@@ -186,7 +186,7 @@ def test_own_images_may_be_moved_but_not_changed(tmp_path, capsys, no_figures):
 
 
 def test_best_recipe_runs_and_its_weights_load(tmp_path, no_figures):
-    assert run(tmp_path, "--recipe best --baseline-epochs 1 -nq 3") == 0
+    assert run(tmp_path, "--recipe best -n 2 --baseline-epochs 1 -nq 3") == 0
     assert "recipe best with --subset 40" in (tmp_path / "results.md").read_text()
     weights = torch.load(tmp_path / "cvae_net_q3.pth", weights_only=True)
     net = CVAE(activation="silu", generation_input="xz", residual_blocks=1)
@@ -477,6 +477,8 @@ def test_split_that_a_folder_brings_is_used_and_fractions_are_refused(tmp_path, 
         assert main.main([*words, str(tmp_path / "other"), *option]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert option[0] in line and "brings" in line
+    assert run(tmp_path / "other", "-nq 1 --val-fraction 0.3") == 2
+    assert "mnist-5k brings its own split (train, val): leave out" in error_line(capsys)
 
 
 def test_home_folder_is_understood_in_every_path(tmp_path, monkeypatch):

@@ -21,7 +21,8 @@ SPLITS = {
 
 
 def evaluation(start: float) -> Evaluation:
-    rows = {row: Estimate(start + i + 0.25, 0.5, 1000, 10) for i, row in enumerate(ROWS)}
+    counts = {row: 100 if "sampling" in row else 10 for row in ROWS}
+    rows = {row: Estimate(start + i + 0.25, 0.5, 1000, counts[row]) for i, row in enumerate(ROWS)}
     return Evaluation(
         rows, {"KL": Estimate(start + 0.123, 0.04, 1000, 0), "Active latents": 3}, "Bernoulli"
     )
@@ -35,6 +36,7 @@ def save_run(config: Config, seed: int, n: int, start: float, splits=("val",)) -
             "code": config.identity.evaluation,
             "evaluations": {split: asdict(evaluation(start)) for split in splits},
             "splits": {split: SPLITS[split] for split in ("train", *splits)},
+            "bright_background": False,
             "summary": {"seconds": 2.5},
         }
     )

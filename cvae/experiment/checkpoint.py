@@ -14,7 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cvae import distributed
-from cvae.experiment.code import LAYERS, hash_net
+from cvae.experiment.code import LAYERS, hash_net, plain_values
+from cvae.experiment.models import check_class
 from cvae.files import FileError, UsageError, atomic_write, read_tensors
 from cvae.train import BaselineTraining, CVAETraining, Training
 
@@ -142,10 +143,13 @@ class Checkpoint:
             FileError: what is saved does not fit the training.
             OSError: the file can't be written.
             TrainingError: the training's.
-            UsageError: what is saved is of a net with other layers or code.
+            UsageError: what is saved is of a net with other layers or code, or the net is not of
+                the class that the config names.
         """
         snapshots = [] if snapshots is None else snapshots
-        net = hash_net(training.net)
+        if isinstance(training, CVAETraining) and "model" in self.config:
+            check_class(training.net, self.config["model"])
+        net, values, told = hash_net(training.net), plain_values(training.net), set[str]()
         if training.stage in self.stages:
             with self.reading():
                 saved = self.stages[training.stage]
@@ -168,6 +172,21 @@ class Checkpoint:
                 self.stages.pop("evaluation", None)  # of other weights
                 self.save(**{training.stage: state})
             _log_epoch(training)
+            if changed := _changed(values, plain_values(training.net)) - told:
+                advice = "make it a buffer, or a resumed run begins with its first value"
+                what = f"{training.title}, epoch {epoch}, changes {', '.join(sorted(changed))}"
+                logger.warning("Warning: %s: %s", what, advice)
+                told |= changed
+
+
+def _changed(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> set[str]:
+    """Name the values of a net's modules that are not as before."""
+    return {
+        f"{module}.{name}".strip(".")
+        for module, values in after.items()
+        for name, value in values.items()
+        if before.get(module, {}).get(name) != value
+    }
 
 
 def _log_epoch(training: Training) -> None:

@@ -24,7 +24,7 @@ from torch import nn
 
 from cvae.files import UsageError
 
-__all__ = ["LAYERS", "NO_SOURCE", "forget_sources", "hash_code", "hash_net"]
+__all__ = ["LAYERS", "NO_SOURCE", "forget_sources", "hash_code", "hash_net", "plain_values"]
 
 NO_SOURCE = ", which has no source"
 CHANGED = "{path} was changed after it had been loaded: restart Python"
@@ -74,16 +74,30 @@ def hash_net(net: nn.Module) -> dict[str, str]:
 
     ``torch.compile`` has no effect.
     """
-    layers = []
+    layers, values = [], plain_values(net)
     for name, module in net.named_modules():
         if not hasattr(module, "_orig_mod"):
-            values = {k: v for k, v in vars(module).items() if isinstance(v, PLAIN)}
-            own = {k: v for k, v in values.items() if k != "training" and k[0] != "_"}
-            layers.append(f"{name}: {type(module).__qualname__} {module.extra_repr()} {own}")
+            own = f"{module.extra_repr()} {values[name]}"
+            layers.append(f"{name}: {type(module).__qualname__} {own}")
     layers += [f"{name}: {tuple(value.shape)}" for name, value in net.state_dict().items()]
     layers = [line.replace("_orig_mod.", "").replace("._orig_mod", "") for line in layers]
     code = hash_code({type(module) for module in net.modules()})
     return code | {LAYERS: _digest("\n".join(sorted(layers)))}
+
+
+def plain_values(net: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return numbers, strings and the like that are attributes of a net's modules, by module.
+
+    Its weights and buffers are not among them.
+    """
+    return {
+        name: {
+            attribute: value
+            for attribute, value in vars(module).items()
+            if isinstance(value, PLAIN) and attribute != "training" and attribute[0] != "_"
+        }
+        for name, module in net.named_modules()
+    }
 
 
 def _read_definition(

@@ -94,13 +94,14 @@ def prepare(config: Config, pipeline: Callable[[Run], None], model: type) -> Con
 def _prepare(config: Config, pipeline: Callable[[Run], None]) -> Config:
     dataset = resolve_dataset(config.data.dataset, config.data.data_dir)
     config = replace(config, data=replace(config.data, dataset=dataset))
-    # Whatever is wrong with the data is told before anything is deleted.
-    datasets, _, _ = config.data.get_data(1)
+    # Whatever is wrong with data or options is told before anything is deleted.
+    datasets, dataloaders, _ = config.data.get_data(1)
+    config.make_phases(len(dataloaders["train"]))
     identity = Identity(
         images={split: data.source.fingerprint() for split, data in datasets.items()},
         image_shape=tuple(datasets["train"].source.images.shape[1:]),
         training=_training_code(config, pipeline),
-        evaluation=_evaluation_code(config),
+        evaluation=_evaluation_code(config, pipeline),
     )
     config = replace(config, identity=identity)
     for name in identity.training:
@@ -121,7 +122,7 @@ def _prepare(config: Config, pipeline: Callable[[Run], None]) -> Config:
         raise UsageError(f"{foreign[0]} is there from another run: {OTHER_FOLDER}")
     for seed in config.seeds:
         config.folder(seed).mkdir(exist_ok=True)
-    _refuse_seeds_of_two_codes(config)
+    _check_seeds(config, seed_folders)
     return config
 
 
@@ -132,9 +133,9 @@ def _training_code(config: Config, pipeline: Callable[[Run], None]) -> dict[str,
     return hash_code(roots, NOT_FOLLOWED + OF_EVALUATION)
 
 
-def _evaluation_code(config: Config) -> dict[str, str]:
+def _evaluation_code(config: Config, pipeline: Callable[[Run], None]) -> dict[str, str]:
     """Hash the code that decides the evaluation of trained nets, by file."""
-    return hash_code([evaluate, find_model(config.model.model)], NOT_FOLLOWED)
+    return hash_code([pipeline, evaluate, find_model(config.model.model)], NOT_FOLLOWED)
 
 
 def check_code(config: Config, pipeline: Callable[[Run], None]) -> None:
@@ -146,16 +147,19 @@ def check_code(config: Config, pipeline: Callable[[Run], None]) -> None:
     identity, differ = config.identity, []
     for here, there in (
         (_training_code(config, pipeline), identity.training),
-        (_evaluation_code(config), identity.evaluation),
+        (_evaluation_code(config, pipeline), identity.evaluation),
     ):
         differ += [file for file in there if here.get(file) != there[file]]
     if differ := sum(distributed.gather(differ), []):
         raise UsageError(f"a process has other code than the first: {', '.join(differ)}")
 
 
-def _refuse_seeds_of_two_codes(config: Config) -> None:
-    """Open all checkpoints, and refuse a mean over seeds that differ in the code of training."""
-    found = [each for seed in config.seeds for each in open_checkpoints(config, seed).values()]
+def _check_seeds(config: Config, seed_folders: Sequence[Path]) -> None:
+    """Open all checkpoints, and refuse seeds of other options, or of other code of training."""
+    prefix = SEED_FOLDER.format(seed="")
+    names = [folder.name.removeprefix(prefix) for folder in seed_folders if config.several_seeds]
+    seeds = {*config.seeds, *(int(name) for name in names if name.isdecimal())}
+    found = [each for seed in seeds for each in open_checkpoints(config, seed).values()]
     trained = [checkpoint.trained_by for checkpoint in found]
     if not all(run.path("checkpoint").exists() for run in config.runs()):
         trained.append(config.identity.training)

@@ -24,11 +24,14 @@ from cvae.experiment.options import Config, Run, setting_name
 from cvae.experiment.table import Table, make_caption, write_text
 from cvae.files import FILES, FileError
 from cvae.history import History
+from cvae.own_images import has_bright_background
 
 __all__ = ["read_metrics", "save_evaluations", "saved_evaluations", "write_per_image"]
 __all__ += ["write_results", "write_summary"]
 
 logger = logging.getLogger(__name__)
+
+COUNTED = ("Monte Carlo", "importance sampling")  # have numbers of particles of their own
 
 
 def saved_evaluations(checkpoint: Checkpoint, config: Config) -> dict[str, Evaluation] | None:
@@ -73,9 +76,10 @@ def save_evaluations(
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version()} | versions,
     }
-    images = run.config.identity.images
+    images, some = run.config.identity.images, datasets["train"].source.images[:1000]
     checkpoint.save(
         evaluation={
+            "bright_background": has_bright_background(some.cpu().numpy()),
             "options": dict(vars(run.config.evaluation)),
             "code": run.config.identity.evaluation,
             "evaluations": {split: asdict(evaluation) for split, evaluation in evaluations.items()},
@@ -117,13 +121,16 @@ def write_results(config: Config, seed: int) -> tuple[Table, dict[str, Any]] | N
         if evaluations := saved_evaluations(checkpoint, config):
             saved = checkpoint.stages["evaluation"]
             results[n], settings[f"q{n}"] = evaluations, saved["summary"]
-            about = {"image_shape": checkpoint.config["image_shape"], "splits": saved["splits"]}
+            about = {name: saved[name] for name in ("splits", "bright_background")}
+            about["image_shape"] = checkpoint.config["image_shape"]
             if checkpoint.other_code:
                 other_code[setting_name(n)] = checkpoint.other_code
     if not results:
         return None
     likelihoods = [split.likelihood for splits in results.values() for split in splits.values()]
     about |= {"likelihood": "; ".join(dict.fromkeys(likelihoods)), "other_code": other_code}
+    rows = next(iter(next(iter(results.values())).values())).rows
+    about["particles"] = [rows[f"CVAE ({name})"].num_particles for name in COUNTED]
     caption = f"{make_caption(config, about)}, seed {seed}"
     table = Table.of_run(results, caption, config.diagnostics)
     dataset = os.path.basename(config.data.dataset)  # of one's own images, wherever they lie

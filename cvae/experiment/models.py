@@ -7,9 +7,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from cvae.files import UsageError
 
-__all__ = ["find_model", "model_name"]
+__all__ = ["check_class", "find_model", "model_name"]
 
 
 def find_model(name: str) -> Any:
@@ -58,6 +60,18 @@ def _first_in_path(folder: Path) -> Iterator[None]:
         sys.path.remove(str(folder))
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
+
+
+def check_class(net: nn.Module, name: str) -> None:
+    """Refuse a model that is not of the class of that name, under which it would be saved.
+
+    Raises:
+        UsageError: it is of another class.
+    """
+    found = model_name(type(getattr(net, "_orig_mod", net)))  # also if it is compiled
+    if found != name.replace(".py:", ":"):
+        advice = "name its class with --model, or give it to prepare in main.py"
+        raise UsageError(f"the run's model is {name}, not {found}: {advice}")
 
 
 def model_name(model: type) -> str:

@@ -13,7 +13,7 @@ from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from cvae.config import FRACTION, MAX_FACTOR, TrainingConfig, option
 from cvae.data import get_data
 from cvae.datasets import DATASETS
-from cvae.files import FILES, SEED_FOLDER
+from cvae.files import FILES, SEED_FOLDER, UsageError
 from cvae.model import ACTIVATIONS, GENERATION_INPUTS
 from cvae.train import Phase, importance_weighted_elbo
 
@@ -106,11 +106,19 @@ class PhaseConfig:
     def make_phases(self, num_epochs: int, elbo: ELBO) -> list[Phase]:
         """Make the first and the last phase, of so many epochs together.
 
-        With several samples, the bound of the last one is importance-weighted, else it is ``elbo``.
+        With several samples, the bound of the last one is importance-weighted, and it has at least
+        one epoch; else it is ``elbo``.
+
+        Raises:
+            UsageError: no epoch is left for shifts.
         """
         several = self.bound_samples > 1
         bound = importance_weighted_elbo(self.bound_samples) if several else elbo
         first = round((1 - self.last_phase) * num_epochs)
+        first = min(first, num_epochs - 1) if several else first
+        if self.shift and not first:
+            advice = "give more with -n, or a smaller --last-phase"
+            raise UsageError(f"no epoch of {num_epochs} is left for --shift: {advice}")
         return [Phase(first, elbo, self.shift), Phase(num_epochs - first, bound)]
 
 
@@ -224,10 +232,14 @@ class Config:
 
         The data set is left out: tables and figures name the images of each split.
         """
-        here, usual = self.options, make_config({"recipe": self.recipe}).options
+        recipe = make_config({"recipe": self.recipe})
+        here, usual = self.options, recipe.options
         # Epochs that are given are not multiplied, even if they are as many as the recipe's.
         given = {"num_epochs": "min_steps", "baseline_epochs": "baseline_min_steps"}
-        hidden = {"dataset", *given.values(), *(name for name in here if here[name] is None)}
+        hidden = {"dataset", *given.values()}
+        hidden |= {name for name in here if here[name] is None and usual[name] is None}
+        here["baseline_epochs"] = self.baseline.num_epochs
+        usual["baseline_epochs"] = recipe.baseline.num_epochs
         changed = [
             f"--{name.replace('_', '-')}" + ("" if here[name] is True else f" {here[name]}")
             for name in self.result_options

@@ -84,8 +84,9 @@ def make_caption(config: Config, about: Mapping[str, Any]) -> str:
 
     Args:
         config: of the command.
-        about: ``splits``, name and number of images of each, ``likelihood``, and ``other_code``,
-            files that have changed since a setting was trained.
+        about: ``splits``, name and number of images of each, ``likelihood``, ``particles`` of
+            Monte Carlo and of the others, and ``other_code``, files that have changed since a
+            setting was trained.
     """
     splits = about["splits"]
     names = {key: describe_split(split["name"], split["images"]) for key, split in splits.items()}
@@ -93,13 +94,12 @@ def make_caption(config: Config, about: Mapping[str, Any]) -> str:
     if "test" in names:
         decided = f"validation: {names['val']}, which decided when to stop training"
         where = f"{decided}; test: {names['test']}"
-    evaluation = config.evaluation
     trained = [f"{n} ({', '.join(files)})" for n, files in about["other_code"].items()]
     kept = f"; trained by other code: {', '.join(trained)}" if trained else ""
     return (
         f"Negative CLL (nats per image; lower is better); {where}; likelihood: "
-        f"{about['likelihood']}; Monte Carlo {evaluation.num_particles} and the others "
-        f"{evaluation.num_importance_samples} particles; {config.description}{kept}"
+        f"{about['likelihood']}; Monte Carlo {about['particles'][0]} and the others "
+        f"{about['particles'][1]} particles; {config.description}{kept}"
     )
 
 
