@@ -15,6 +15,7 @@ from PIL import Image
 
 from cvae.experiment.command_line import OneLineParser, add_model_flag, number
 from cvae.experiment.console import run_command
+from cvae.experiment.metrics import changed_code
 from cvae.figures import plot_completions, save_figure
 from cvae.files import FILES
 from cvae.model import CVAE
@@ -34,7 +35,9 @@ def complete_files(
     output: Path,
     model: type[CVAE] = CVAE,
 ) -> list[str]:
-    """Draw completions of the images in files, and return what :func:`fit_image` did to these.
+    """Draw completions of the images in files, and return warnings.
+
+    They are what :func:`fit_image` did to the images, and code that has changed since the training.
 
     Args:
         folder, files: of a run, and of one image each, of any size.
@@ -56,7 +59,8 @@ def complete_files(
     title += f": mean of {len(completions)} completions, and samples"
     mean, samples = completions.mean(0), completions[:num_samples]
     save_figure(plot_completions(images, trained.known, mean, samples, title), output)
-    return [warning for _, warnings in fitted for warning in warnings]
+    changed = changed_code(metrics, num_quadrant_inputs, trained.cvae)
+    return [*filter(None, [changed]), *(each for _, warnings in fitted for each in warnings)]
 
 
 def fit_image(

@@ -111,6 +111,13 @@ def gather_images(per_image: Tensor) -> Tensor:
     return torch.cat(gather(per_image), dim=-1)
 
 
+def share_buffers(net: nn.Module) -> None:
+    """Give all processes the buffers of the main one, such as averages of batch normalisation."""
+    if dist.is_initialized():
+        for buffer in net.buffers():
+            dist.broadcast(buffer, 0)
+
+
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its sum over all processes, as of the sum of their losses."""
     if dist.is_initialized():

@@ -158,6 +158,7 @@ class Training(ABC):
             order.set_epoch(epoch)
         with fast_products(not self.low_precision):
             losses = self._train(title)
+        distributed.share_buffers(self.net)  # what is validated is what is saved
         losses |= self._validate()
         for split in ("train", "val"):
             if not math.isfinite(losses[split]):

@@ -294,7 +294,11 @@ def test_model_goes_through_jobs_and_is_asked_for_by_whatever_loads(
     Image.new("L", (28, 28)).save(tmp_path / "digit.png")
     words = [str(one), str(tmp_path / "digit.png"), "--output", str(tmp_path / "completions.png")]
     assert complete.main(words) == 1 and "mine.py:Mine" in capsys.readouterr().err
-    assert complete.main([*words, "--model", write()]) == 0
+    assert complete.main([*words, "--model", write()]) == 0 and not capsys.readouterr().err
+    edited = write("LOC = 1.0", "LOC = 2.0")
+    assert complete.main([*words, "--model", edited]) == 0
+    warning = "warning: cvae_net_q1.pth was trained by other code (changed: mine.py)"
+    assert warning in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,10 @@ def _in_group(rank: int, world_size: int, port: int, results: Any) -> None:
         assert (distributed.rank(), distributed.world_size()) == (rank, world_size)
         assert distributed.gather(rank) == [0, 1] and distributed.from_main(lambda: rank) == 0
         assert distributed.gather_images(torch.full((2, 1), rank)).tolist() == [[0, 1]] * 2
+        net = torch.nn.BatchNorm1d(2)
+        net(torch.full((3, 2), 10.0 * (1 + rank)))  # a mean of 10 or 20, at a momentum of 0.1
+        distributed.share_buffers(net)
+        assert torch.as_tensor(net.running_mean).tolist() == [1, 1] and net.num_batches_tracked == 1
         results.put((rank, [gradients(elbo, world_size, rank).numpy() for elbo in CASES]))
     assert group() is None  # its threads, if they went on, could abort the end of the process
 

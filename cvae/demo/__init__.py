@@ -16,7 +16,7 @@ from cvae.data import CVAEMNIST
 from cvae.demo.weights import LOW_BITS, encode, extract
 from cvae.evaluate import with_error
 from cvae.experiment.console import is_expected, one_line
-from cvae.experiment.metrics import read_metrics
+from cvae.experiment.metrics import changed_code, read_metrics
 from cvae.experiment.models import find_model
 from cvae.experiment.options import Config, DataConfig, setting_name
 from cvae.experiment.pictures import choose_inputs
@@ -99,6 +99,9 @@ def write_demo(
         }
         if not models:
             raise FileError(f"{folder} holds no trained model that was evaluated")
+        for n, trained in models.items():
+            if changed := changed_code(metrics, n, trained.cvae):
+                logger.warning("Warning: %s: %s", folder, changed)
         datasets, _, _ = data.get_data(min(models))
         for split, images_of_split in metrics["splits"].items():
             there = datasets[split].source.fingerprint()

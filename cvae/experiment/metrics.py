@@ -14,11 +14,13 @@ from typing import Any
 import pandas as pd
 import pyro
 import torch
+from torch import nn
 
 from cvae import distributed
 from cvae.data import CVAEMNIST
 from cvae.evaluate import Estimate, Evaluation
 from cvae.experiment.checkpoint import Checkpoint
+from cvae.experiment.code import hash_net
 from cvae.experiment.folder import open_checkpoints
 from cvae.experiment.options import Config, Run, setting_name
 from cvae.experiment.table import Table, make_caption, write_text
@@ -26,8 +28,8 @@ from cvae.files import FILES, FileError
 from cvae.history import History
 from cvae.own_images import has_bright_background
 
-__all__ = ["read_metrics", "save_evaluations", "saved_evaluations", "write_per_image"]
-__all__ += ["write_results", "write_summary"]
+__all__ = ["changed_code", "read_metrics", "save_evaluations", "saved_evaluations"]
+__all__ += ["write_per_image", "write_results", "write_summary"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ def save_evaluations(
     }
     versions = {"torch": str(torch.__version__), "pyro": pyro.__version__}
     summary = trainings | {
+        "net_code": checkpoint.stages["CVAE"]["net"],
         "evaluation_seconds": seconds,
         "seconds": sum(history.seconds for history in histories.values()) + seconds,
         "device": datasets["train"].source.images.device.type,
@@ -190,6 +193,21 @@ def _write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
     ]
     text = pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
     write_text(folder / FILES["long"], text)
+
+
+def changed_code(metrics: dict[str, Any], num_quadrant_inputs: int, net: nn.Module) -> str:
+    """Warn of code that has changed since it trained a net; empty if none has, or none is known.
+
+    Args:
+        metrics: of ``metrics.json``.
+        num_quadrant_inputs, net: a setting in it, and the net that was loaded.
+    """
+    settings = (metrics.get("runs") or [{}])[0].get("settings", {})
+    there = settings.get(f"q{num_quadrant_inputs}", {}).get("net_code", {})
+    here = hash_net(net) if there else {}
+    differ = [file for file in sorted(there | here) if there.get(file) != here.get(file)]
+    name = FILES["cvae"].format(n=num_quadrant_inputs)
+    return f"{name} was trained by other code (changed: {', '.join(differ)})" if differ else ""
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
