@@ -4,10 +4,11 @@ import contextlib
 import copy
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from torch import Tensor
@@ -207,16 +208,22 @@ def seed_stage(seed: int, *stage: object) -> None:
     pyro.set_rng_seed(random.Random(words).getrandbits(32))
 
 
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """Return the state of PyTorch's random number generators, all that training draws from."""
-    state = {"cpu": torch.get_rng_state()}
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Return the states of the random number generators that :func:`seed_stage` seeds, by name."""
+    numpy: Any = np.random.get_state(legacy=False)
+    numpy["state"]["key"] = numpy["state"]["key"].tolist()  # no array, which torch.load refuses
+    state = {"cpu": torch.get_rng_state(), "python": random.getstate(), "numpy": numpy}
     if device.type != "cpu":
         state[device.type] = torch.get_device_module(device).get_rng_state()
     return state
 
 
-def set_random_state(state: dict[str, Tensor]) -> None:
+def set_random_state(state: dict[str, Any]) -> None:
     """Restore what :func:`random_state` returned."""
-    for device, values in state.items():
-        module = torch if device == "cpu" else torch.get_device_module(device)
-        module.set_rng_state(values)
+    setters: dict[str, Callable[[Any], Any]] = {
+        "cpu": torch.set_rng_state,
+        "python": random.setstate,
+        "numpy": np.random.set_state,
+    }
+    for name, values in state.items():
+        (setters.get(name) or torch.get_device_module(name).set_rng_state)(values)
