@@ -12,7 +12,7 @@ __all__ += ["layer_outputs", "missing_pixel_nll", "scored_pixels"]
 
 
 class PixelNet(nn.Module):
-    """Network whose pixel probabilities are the sigmoid of its ``logits``.
+    """Network whose pixel probabilities are the sigmoid of its ``logits(*inputs, pixels=None)``.
 
     Losses and likelihoods ask for the logits of the pixels that they score, which is faster and
     does not saturate; of a net with a ``forward`` of its own, they ask for the probabilities.
@@ -71,8 +71,9 @@ def layer_outputs(layer: nn.Linear, hidden: Tensor, selected: Tensor | None = No
         Shape (..., O) or (..., selected), in the precision of the weights, also where matrix
         products have a lower one.
     """
-    hooks = layer._forward_pre_hooks  # as of nn.utils.weight_norm, which sets the weight
-    if selected is None or type(layer) is not nn.Linear or hooks:
+    hooks = [*layer._forward_pre_hooks, *layer._forward_hooks]  # as of nn.utils.weight_norm
+    plain = type(layer) is nn.Linear and layer.bias is not None and not hooks
+    if selected is None or not plain:
         outputs = layer(hidden).to(layer.weight.dtype)
         return outputs if selected is None else outputs.index_select(-1, selected)
     weight, bias = layer.weight.index_select(0, selected), layer.bias.index_select(0, selected)

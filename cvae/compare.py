@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from cvae.evaluate import with_error
-from cvae.experiment.command_line import OneLineParser
+from cvae.experiment.command_line import OneLineParser, png_file
 from cvae.experiment.console import run_command
 from cvae.experiment.metrics import read_metrics
 from cvae.experiment.options import setting_name
@@ -33,7 +33,7 @@ class Column(NamedTuple):
     setting: int | None
     split: str | None
     seeds: dict[int, pd.DataFrame]  # by seed, a line for each image
-    name: str = "its images"
+    name: str
     fingerprint: str | None = None
     likelihood: str | None = None
     particles: dict[str, int] = {}  # by row of the table
@@ -87,13 +87,14 @@ def compare(first: Path, second: Path, rows: Sequence[str] = (), output: Path | 
         heading = f"{setting_name(about.setting)}, " if about.setting else ""
         heading += f"{about.name} ({len(a.values):,})"
         panels[heading] = {}
-        likelihood = about.likelihood or "unknown"
+        kinds = [side.likelihood or "unknown" for side in (a, b)]
+        likelihood = kinds[0] if kinds[0] == kinds[1] else "{} of A, {} of B".format(*kinds)
         notes[f"{len(a.seeds)} and {len(b.seeds)} seeds; likelihood: {likelihood}"] = None
         for x, y in _choose_rows(a, b, rows):
             samples = a.particles.get(x), b.particles.get(y)
             row = x if x == y else f"{x} − {y}"
             row += "" if _agree(*samples) else f" ({samples[0]} and {samples[1]} particles)"
-            pair = [np.stack([f[k] for f in c.seeds.values()]) for c, k in ((a, x), (b, y))]
+            pair = [np.stack([c.seeds[s][k] for s in sorted(c.seeds)]) for c, k in ((a, x), (b, y))]
             panels[heading][row] = pair[0].mean(0) - pair[1].mean(0)
             cells = [with_error(*_mean_and_error(side.mean(0))) for side in pair]
             same_seeds = a.seeds.keys() == b.seeds.keys()
@@ -114,7 +115,9 @@ def _read(path: Path) -> list[Column]:
         name = re.search(r"_q([123])\.csv$", path.name)
         setting = int(name[1]) if name else None
         return [
-            Column(path, setting, split, {0: frame}, f"its {split or ''} images".replace("  ", " "))
+            Column(
+                path, setting, split, {0: frame}, " ".join(filter(None, ["its", split, "images"]))
+            )
             for split, frame in _read_csv(path).items()
         ]
     metrics, columns = read_metrics(path), dict[tuple[str, str], Column]()
@@ -191,6 +194,9 @@ def _match(ours: list[Column], theirs: list[Column]) -> list[tuple[Column, Colum
 def _choose_rows(a: Column, b: Column, wanted: Sequence[str]) -> list[tuple[str, str]]:
     """Pair the rows that both have; or if they share none, each with each."""
     names = [list(side.values) for side in (a, b)]
+    there = ", ".join(dict.fromkeys(sum(names, [])))
+    if unknown := [row for row in wanted if row not in sum(names, [])]:
+        raise UsageError(f"no row {unknown[0]!r} in {a.path} and {b.path}, which have {there}")
     common = [(row, row) for row in names[0] if row in names[1]]
     pairs = common or list(product(*names))
     if wanted:
@@ -200,8 +206,7 @@ def _choose_rows(a: Column, b: Column, wanted: Sequence[str]) -> list[tuple[str,
         pairs = [(x, y) for x, y in pairs if x in usual[0] and y in usual[1]]
         pairs = [pair for pair in pairs if common or "Performance gap" not in pair]
     if not pairs:
-        there = ", ".join(dict.fromkeys(sum(names, [])))
-        raise UsageError(f"no such row in {a.path} and {b.path}, which have {there}")
+        raise UsageError(f"no row to compare in {a.path} and {b.path}, which have {there}")
     return pairs
 
 
@@ -213,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("B", type=Path, help="the same, which is subtracted")
     help = "rows or columns, by name (default: those of the table)"
     add("--rows", nargs="+", metavar="NAME", help=help)
-    add("--output", type=Path, metavar="FILE", help="PNG file for a figure of the differences")
+    add("--output", type=png_file, metavar="FILE", help="PNG file for a figure of the differences")
     args = parser.parse_args(argv)
     first, second, output = (p and p.expanduser() for p in (args.A, args.B, args.output))
     rows = args.rows or ()

@@ -3,7 +3,6 @@
 Draws a row for each image: what is given of it, the mean of its completions, and samples of them.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +12,9 @@ import pyro
 import torch
 from PIL import Image
 
-from cvae.experiment.command_line import OneLineParser, add_model_flag, number
+from cvae.experiment.command_line import OneLineParser, add_model_flag, number, png_file
 from cvae.experiment.console import run_command
-from cvae.experiment.metrics import changed_code
+from cvae.experiment.metrics import changed_code, read_metrics
 from cvae.figures import plot_completions, save_figure
 from cvae.files import FILES
 from cvae.model import CVAE
@@ -50,7 +49,7 @@ def complete_files(
         OSError: the output can't be written.
     """
     trained = TrainedCVAE.load(folder, num_quadrant_inputs, model=model)
-    metrics = json.loads((folder / FILES["metrics"]).read_bytes())
+    metrics = read_metrics(folder)
     bright = metrics.get("bright_background", False)
     fitted = [fit_image(file, trained.known.shape, bright) for file in files]
     images = torch.stack([image for image, _ in fitted])
@@ -101,17 +100,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     help = "completions of each image to show (default: 10)"
     add("-vs", "--num-samples", type=number(int, 1, 100), default=10, metavar="N", help=help)
     output = Path("completions.png")
-    add("--output", type=Path, default=output, metavar="FILE", help=f"(default: {output})")
+    add("--output", type=png_file, default=output, metavar="FILE", help=f"(default: {output})")
     help = "seed of the random numbers (default: 0)"
     add("--seed", type=number(int, 0, 2**32 - 1), default=0, metavar="N", help=help)
     add_model_flag(parser)
     args = parser.parse_args(argv)
     pyro.set_rng_seed(args.seed)
-    folder, output, *files = (p.expanduser() for p in (args.folder, args.output, *args.images))
-    options = args.num_quadrant_inputs, args.num_samples, output
+    folder, *files = (path.expanduser() for path in (args.folder, *args.images))
+    options, output = (args.num_quadrant_inputs, args.num_samples), args.output
+    if output.resolve() in [file.resolve() for file in files]:
+        parser.error(f"{output} would be overwritten: choose another --output")
 
     def command() -> None:
-        for warning in complete_files(folder, files, *options, args.model):
+        for warning in complete_files(folder, files, *options, output, args.model):
             print(f"{parser.prog}: warning: {warning}", file=sys.stderr)
         print(f"Written to {output}")
 

@@ -255,8 +255,8 @@ def get_data(
 
     Raises:
         DataError: the data set is missing or damaged, or has images of odd or different sizes.
-        UsageError: no data set has that name; own images that bring a split get a fraction or a
-            holdout; the holdout leaves nothing to train on; the batch size is no multiple of the
+        UsageError: no data set has that name; images that bring a split get a fraction, or own ones
+            a holdout; the holdout leaves nothing to train on; the batch size is no multiple of the
             world size; there are more processes than images of a split.
         ValueError: an argument is out of its range, which the message names.
     """

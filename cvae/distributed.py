@@ -14,7 +14,7 @@ from torch import Tensor
 from cvae.files import UsageError
 
 __all__ = ["choose_device", "from_main", "gather", "gather_images", "is_main", "process_group"]
-__all__ += ["rank", "sum_gradients", "world_size"]
+__all__ += ["rank", "share_buffers", "sum_gradients", "world_size"]
 
 
 def choose_device(name: str) -> torch.device:

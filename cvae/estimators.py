@@ -1,8 +1,8 @@
 """Estimators of the conditional log-likelihood (CLL) of each image: reductions of log weights."""
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import pyro
@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.distributions import ExpandedDistribution, MaskedDistribution
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine import Trace
+from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 from torch.distributions import Independent
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -68,9 +69,13 @@ def _traces(cvae: CVAE, xs: Tensor, ys: Tensor, particles: int, proposal: str) -
         return get_importance_trace("flat", 2, model, guide, (), {})
 
 
-def _own_random_numbers(xs: Tensor) -> AbstractContextManager:
-    """Leave PyTorch's random state as it was."""
-    return torch.random.fork_rng([xs.device] if xs.is_cuda else [])
+@contextmanager
+def _own_random_numbers(xs: Tensor) -> Iterator[None]:
+    """Leave the random states of PyTorch, NumPy and Python as they were."""
+    state = get_rng_state()
+    with torch.random.fork_rng([xs.device] if xs.is_cuda else []):
+        yield
+    set_rng_state(state)
 
 
 def check_model(cvae: CVAE, xs: Tensor, ys: Tensor) -> None:

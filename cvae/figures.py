@@ -180,7 +180,10 @@ def training_table(
 
 @default_style()
 def plot_training(
-    table: pd.DataFrame, title: str, references: dict[str, float] | None = None
+    table: pd.DataFrame,
+    title: str,
+    references: dict[str, float] | None = None,
+    cvae_loss: str = "negative lower bound",
 ) -> Figure:
     """Draw the losses of baseline and CVAE, and the two terms of the CVAE's bound.
 
@@ -188,13 +191,14 @@ def plot_training(
         table: as from :func:`training_table`, of ``"baseline"`` and ``"CVAE"``.
         title: as for :func:`plot_samples`.
         references: by net, the tutorial's result, nats per image.
+        cvae_loss: what the CVAE's losses are.
     """
     figure = Figure(figsize=(10, 3.65), dpi=DPI)
     figure.set_layout_engine("constrained", wspace=0.06)
     figure.suptitle(title.replace("$", r"\$"), x=0.01, ha="left", fontsize=8, wrap=True)
     nets, bound, terms = ["baseline", "CVAE", "CVAE"], ["train", "val"], ["reconstruction", "kl"]
     panels = zip(figure.subplots(1, 3), nets, [bound, bound, terms], strict=True)
-    headings = ["baseline", "CVAE: negative lower bound", "CVAE: its two terms"]
+    headings = ["baseline", f"CVAE: {cvae_loss}", "CVAE: its two terms"]
     for heading, (axes, net, keys) in zip(headings, panels, strict=True):
         rows = table[table["net"] == net].set_index("epoch")
         best = rows.loc[rows["best"], [COLUMNS[key] for key in keys if key != "train"]].dropna()

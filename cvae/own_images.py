@@ -255,7 +255,9 @@ def _sort_arrays(names: list[str]) -> dict[str, tuple[str, str]]:
     if len(names) == 1:
         return {"train": (names[0], "")}
     splits = {split: (find(split, IMAGE_NAMES), find(split, LABEL_NAMES)) for split in SPLITS}
-    return {split: pair for split, pair in splits.items() if pair[0]}
+    found = {split: pair for split, pair in splits.items() if pair[0]}
+    labelled = all(labels for _, labels in found.values())  # else those of some mean nothing
+    return found if labelled else {split: (images, "") for split, (images, _) in found.items()}
 
 
 def _read_csv(path: Path) -> Arrays:
@@ -271,7 +273,12 @@ def _read_csv(path: Path) -> Arrays:
             raise ValueError(f"none of its {len(header)} columns is called label")
         headed = named or header == [str(n) for n in range(len(header))]  # as pandas names them
         options: Any = dict(encoding="utf-8-sig", quotechar='"', comments=None, ndmin=2)
-        rows = np.loadtxt(path, np.uint8, delimiter=",", skiprows=int(headed), **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DeprecationWarning)  # NumPy 1 changes what is no byte
+            warnings.simplefilter("ignore", UserWarning)  # no rows, which is told below
+            rows = np.loadtxt(path, np.uint8, delimiter=",", skiprows=int(headed), **options)
+        if not len(rows):
+            raise ValueError("it holds no images")
     except Exception as error:  # as above
         reason = " ".join(str(error).split())
         raise DataError(f"{path} can't be read as a table of images ({reason})") from error

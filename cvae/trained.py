@@ -12,6 +12,7 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.utils.data import StackDataset
 
@@ -166,14 +167,22 @@ class TrainedCVAE:
             known, seed: as for :meth:`complete`.
 
         Raises:
-            ModelError: the guide has no site ``"z"``.
+            ModelError: the guide has no site ``"z"``, or for the mean, other latent sites too.
             NotImplementedError: PyTorch knows no mean of that distribution, only samples.
             ValueError: the images are not of that kind or size, or there are no images or samples.
         """
         xs, ys, _ = self._check(images, 1 if num_samples is None else num_samples, known)
         with _drawing(seed):
-            posterior = _find_site("z", self.cvae.guide, xs, ys)["fn"]
-            return posterior.mean if num_samples is None else posterior.sample((num_samples,))
+            if num_samples is not None:
+                plate = pyro.plate("particles", num_samples, dim=-2)
+                return _find_site("z", _sites(plate(self.cvae.guide), xs, ys))["value"]
+            sites = _sites(self.cvae.guide, xs, ys)
+            z = _find_site("z", sites)["fn"]
+            latents = [name for name, site in sites.items() if not site["is_observed"]]
+            if len(latents) > 1:
+                names = " and ".join(map(repr, latents))
+                raise ModelError(f"{names} depend on each other, and have no mean: draw samples")
+            return z.mean
 
     @torch.no_grad()
     def decode(self, images: Array, z: Array, known: Array | None = None) -> Tensor:
@@ -193,7 +202,8 @@ class TrainedCVAE:
             expected = f"z must have shape (*samples, {len(xs)}, z_dim)"
             raise ValueError(f"{expected}, not {tuple(z.shape)}")
         with _pyro_lock:
-            ys = _find_site("y", pyro.condition(self.cvae.model, {"z": z}), xs)["value"]
+            sites = _sites(pyro.condition(self.cvae.model, {"z": z}), xs)
+            ys = _find_site("y", sites)["value"]
         return torch.where(known, xs, ys.view(*z.shape[:-2], *xs.shape))
 
     def _check(
@@ -236,10 +246,15 @@ def _drawing(seed: int | None) -> Iterator[None]:
         yield
 
 
-def _find_site(name: str, program: Callable[..., Any], *args: Tensor) -> dict[str, Any]:
-    """Run a model or guide, and return one of its sites."""
+def _sites(program: Callable[..., Any], *args: Tensor) -> dict[str, Any]:
+    """Run a model or guide, and return the sites that have values, but no plates, by name."""
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        sites = poutine.trace(program).get_trace(*args).nodes
+        nodes = poutine.trace(program).get_trace(*args).nodes
+    samples = {name: site for name, site in nodes.items() if site["type"] == "sample"}
+    return {name: site for name, site in samples.items() if not site_is_subsample(site)}
+
+
+def _find_site(name: str, sites: dict[str, Any]) -> dict[str, Any]:
     if name not in sites:
         raise ModelError(f"there is no site {name!r}, but only {', '.join(map(repr, sites))}")
     return sites[name]
@@ -249,7 +264,8 @@ def _check_class(folder: Path, trained: str, model: type[CVAE]) -> None:
     """Refuse a class that has not the name, ``mine.py:Name``, of the one that was trained."""
     there, here = trained.replace(".py:", ":"), f"{model.__module__}:{model.__qualname__}"
     # A file can have become part of a package since, but none is the plain model's.
-    moved = _without_package(there) == _without_package(here) and model is not CVAE
+    plain = f"{CVAE.__module__}:{CVAE.__qualname__}"
+    moved = _without_package(there) == _without_package(here) and plain not in (there, here)
     if there != here and not moved:
         advice = f"pass that class: model={trained.rpartition(':')[2]}, or --model"
         raise FileError(f"{folder} holds a model of class {trained}, not {here}: {advice}")

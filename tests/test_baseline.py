@@ -36,6 +36,15 @@ def test_selected_outputs_are_of_the_weight_that_a_layer_computes(normalise):
     torch.testing.assert_close(outputs, layer(hidden)[:, selected])
 
 
+def test_selected_outputs_are_those_of_any_layer():
+    hooked, hidden, selected = nn.Linear(4, 6), torch.rand(3, 4), torch.tensor([5, 2])
+    hooked.register_forward_hook(lambda layer, args, output: 2 * output)
+    for layer in (hooked, nn.Linear(4, 6, bias=False)):
+        torch.testing.assert_close(
+            layer_outputs(layer, hidden, selected), layer(hidden)[:, selected]
+        )
+
+
 @pytest.mark.parametrize("mask_with", [-1, -2, 5, float("inf")])
 def test_scored_pixels_are_found_whatever_marks_missing_ones(batch, mask_with):
     x, y = (torch.where(batch[key] == -1, mask_with, batch[key]) for key in ("input", "output"))

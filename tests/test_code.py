@@ -288,6 +288,9 @@ def test_model_goes_through_jobs_and_is_asked_for_by_whatever_loads(
     (one / "metrics.json").write_text(metrics.replace("mine.py:Mine", "model.py:CVAE"))
     with pytest.raises(FileError, match="model.py:CVAE, not cvae.model:CVAE"):
         TrainedCVAE.load(one, 1)
+    (one / "metrics.json").write_text(metrics.replace("mine.py:Mine", "cvae.model:CVAE"))
+    with pytest.raises(FileError, match="cvae.model:CVAE, not model:CVAE"):
+        TrainedCVAE.load(one, 1, model=type("CVAE", (CVAE,), {"__module__": "model"}))
     (one / "metrics.json").write_text(metrics)
     with pytest.raises(FileError, match="the page can't compute a model with prior of its own"):
         write_demo(one, Path("data"), model=model)

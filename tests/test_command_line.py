@@ -60,6 +60,9 @@ def test_baseline_has_its_own_epochs_and_what_is_for_the_cvae_is_not_for_it():
         words = f"--recipe {recipe} --baseline-epochs {epochs}".split()
         described = f"recipe {recipe} with --baseline-epochs {epochs}"
         assert parse_args(words).description == described
+    words = "-n 7 --baseline-epochs 50".split()
+    described = "recipe tutorial with --num-epochs 7 --baseline-epochs 50"
+    assert parse_args(words).description == described
 
 
 # Each of these differs from the tutorial's, and trained nets depend on it.

@@ -78,7 +78,7 @@ def test_table_has_the_rows_of_both_and_errors_of_pairs(make, tmp_path):
         assert a[row].sem() > 4 * difference.sem() or row == "Performance gap"
     assert " KL " not in text
     assert " KL " in compare(tmp_path / "a", tmp_path / "b", rows=["KL"])
-    with pytest.raises(UsageError, match="no such row in .*/a and .*/b, which have NN"):
+    with pytest.raises(UsageError, match="no row 'no' in .*/a and .*/b, which have NN"):
         compare(tmp_path / "a", tmp_path / "b", rows=["no"])
 
 
@@ -114,6 +114,17 @@ def test_any_method_is_compared_by_a_csv_file(make, tmp_path, capsys):
     expected = f"{difference.mean():.1f} ± {difference.sem():.1f}"
     assert cells(text, f"neighbours − {ROWS[0]}")[2] == expected
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_seeds_are_paired_by_their_numbers(make, tmp_path):
+    make("a", seeds=(0, 1, 2))
+    make("b", seeds=(0, 1, 2))
+    text = (tmp_path / "b/metrics.json").read_text()
+    metrics = json.loads(text)
+    metrics["runs"].reverse()  # as --seeds 2 1 0 has them
+    before = compare(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b/metrics.json").write_text(json.dumps(metrics))
+    assert compare(tmp_path / "a", tmp_path / "b") == before
 
 
 def test_two_csv_files_are_compared_in_each_split(tmp_path):

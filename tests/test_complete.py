@@ -28,7 +28,8 @@ def digit(tmp_path):
 def folder(tmp_path):
     """What a run with two known quadrants leaves, as far as it takes to use the model."""
     save_weights(Run(Config(output_dir=tmp_path), 0, 2), {"cvae": CVAE(3, 16, 12)})
-    write_metrics(tmp_path, {"activation": "relu", "generation_input": "z"})
+    arguments = {"activation": "relu", "generation_input": "z"}
+    write_metrics(tmp_path, arguments, runs=[{"settings": {}}])
     return tmp_path
 
 
@@ -118,6 +119,15 @@ def test_bad_files_are_told_in_one_line(folder, digit, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main([str(folder)])
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_output_is_a_png_file_and_no_input(folder, digit, tmp_path, capsys):
+    before = digit.read_bytes()
+    for output, problem in ((digit, "would be overwritten"), ("x.pdf", "does not end in .png")):
+        with pytest.raises(SystemExit) as exit:
+            main([str(folder), str(digit), "-nq", "2", "--output", str(output)])
+        assert exit.value.code == 2 and problem in capsys.readouterr().err
+    assert digit.read_bytes() == before
 
 
 def test_unreadable_file_draws_nothing(folder, digit, tmp_path):

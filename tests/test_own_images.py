@@ -98,6 +98,7 @@ def test_tables_have_a_row_for_each_image(tmp_path, columns, header):
         ("a,b,c,d\n1,2,3,0.5\n", "string '0.5' to uint8"),
         (",a,b,c,d\n0,1,2,3,4\n", "5 columns: must be"),  # the numbers of rows, and no labels
         ("id,a,b,c,d\n0,1,2,3,4\n", "none of its 5 columns is called label"),
+        ("a,b,c,label,d\n", "it holds no images"),
     ],
 )
 def test_other_tables_are_refused_in_one_line(tmp_path, content, complaint):
@@ -261,9 +262,10 @@ def test_folders_bring_their_split_with_one_label_for_each_class(tmp_path, folde
 @pytest.mark.parametrize(
     "arrays",
     [
-        dict(test_images=180, test_labels=3, train_images=60, train_labels=1, val_images=120),
+        dict(test_images=180, test_labels=3, train_images=60, train_labels=1),
+        dict(train_images=60, train_labels=1, val_images=120, val_labels=2),
         dict(x_train=60, y_train=1, x_test=180, y_test=3),
-        dict(X_train=60, x_valid=120, valid_y=2),
+        dict(X_train=60, Y_train=1, x_valid=120, valid_y=2),
         dict(train=60, validation=120),
         dict(images=60, targets=1),
         dict(X=60, y=1),
@@ -277,6 +279,16 @@ def test_arrays_are_known_by_the_names_that_people_use(tmp_path, arrays):
     own, there = load(save_npz(tmp_path, **filled)), arrays.values()
     expected = [3 * [(60 * n, n * (n in there))] for n in (1, 2, 3) if 60 * n in there]
     assert [greys(images) for images in own.values()] == expected
+
+
+def test_labels_of_some_splits_alone_are_not_read(tmp_path):
+    """Else images without a label would be of the first class."""
+    digits = np.zeros((3, 4, 6), np.uint8)
+    arrays = {"train_images": digits, "train_labels": [1, 2, 3], "test_images": digits}
+    with pytest.warns(UserWarning) as warned:
+        own = load(save_npz(tmp_path, **arrays))
+    assert "also holds arrays that are not read: train_labels" in str(warned[0].message)
+    assert [images.digits.tolist() for images in own.values()] == [[0, 0, 0]] * 2
 
 
 def test_arrays_that_are_not_read_are_named(tmp_path):

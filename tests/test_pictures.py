@@ -26,10 +26,12 @@ def test_tutorials_losses_are_shown_beside_those_of_the_same_kind_alone(
     few, tmp_path, monkeypatch, data, rows, terms, compared
 ):
     shown = []
-    monkeypatch.setattr(figures, "plot_training", lambda table, title, line: shown.append(line))
+    monkeypatch.setattr(figures, "plot_training", lambda table, title, *said: shown.append(said))
     monkeypatch.setattr(figures, "save_figure", lambda *_: None)
     config = Config(data=DataConfig(dataset="mnist", **data), output_dir=tmp_path)
     pictures = Pictures(Run(config, 0, 1), {split: few[split].dataset for split in few})
     histories = {"baseline": History([EPOCH]), "CVAE": History([EPOCH | terms])}
     pictures._draw_training(histories, Evaluation(rows, {}, "Bernoulli"))
-    assert shown == [{"baseline": 100.4, "CVAE": 71.8} if compared else None]
+    ((reference, name),) = shown
+    assert reference == ({"baseline": 100.4, "CVAE": 71.8} if compared else None)
+    assert ("weight" in name) == (sum(terms.values()) == 14)

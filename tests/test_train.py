@@ -2,10 +2,13 @@ import copy
 import io
 import itertools
 import math
+import random
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
@@ -327,6 +330,33 @@ def test_bar_with_the_loss_is_for_terminals(few, monkeypatch, terminal, bar, sho
 def test_training_has_so_many_epochs(few):
     training = TrainingConfig(num_epochs=2, min_steps=13, schedule="one-cycle", **PATIENT)
     assert len(train_baseline(small_nets()[0], few, training).epochs) == 5  # of 3 steps each
+
+
+class Noisy(CVAE):
+    """Draws from all random number generators."""
+
+    def guide(self, xs, ys=None):
+        noise = np.random.randn(len(xs)) + random.random()
+        shift = torch.as_tensor(noise, dtype=torch.float32).unsqueeze(-1)
+        with pyro.plate("data", len(xs)):
+            loc, scale = self.recognition_net(xs, xs if ys is None else ys)
+            pyro.sample("z", dist.Normal(loc + shift, scale).to_event(1))
+
+
+def test_beginning_to_train_draws_no_random_numbers(few, monkeypatch):
+    """Though the model is checked; else a resumed run would go on with others."""
+
+    def draw():
+        return torch.rand(()).item(), np.random.randn(), random.random()
+
+    training = CVAETraining(Noisy(Z_DIM, 16, 12), few, TrainingConfig(num_epochs=1))
+    monkeypatch.setattr(training, "_run_epoch", lambda: 1 / 0)
+    pyro.set_rng_seed(0)
+    with pytest.raises(ZeroDivisionError):
+        next(iter(training))
+    drawn = draw()
+    pyro.set_rng_seed(0)
+    assert drawn == draw()
 
 
 def test_stopping_before_a_phase_is_warned_of(few):

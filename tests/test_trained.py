@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -233,8 +234,27 @@ def test_latent_variables_are_those_of_a_guide_and_model_of_ones_own(xs_ys):
     zs = trained.encode(images)
     assert (zs == 5).all()
     assert torch.equal(trained.decode(images, zs), torch.where(xs < 0, 0, xs))
-    trained.cvae.guide = lambda xs, ys: None
-    with pytest.raises(ModelError, match="no site 'z'"):
+    trained.cvae.guide = lambda xs, ys: pyro.sample("u", dist.Normal(xs[:, 0, 0], 1))
+    with pytest.raises(ModelError, match="there is no site 'z', but only 'u'$"):
+        trained.encode(images)
+
+
+class Hierarchical(CVAE):
+    """The mean of z depends on a latent of its own."""
+
+    def guide(self, xs, ys=None):
+        with pyro.plate("data", len(xs)):
+            u = pyro.sample("u", dist.Normal(torch.zeros(len(xs), 1), 3.0).to_event(1))
+            pyro.sample("z", dist.Normal(u, torch.ones(Z_DIM)).to_event(1))
+
+
+def test_latent_variables_that_depend_on_others_are_drawn_with_these(xs_ys):
+    trained = TrainedCVAE(Hierarchical(Z_DIM, 16, 16), 1)
+    images = torch.where(xs_ys[0] < 0, xs_ys[1], xs_ys[0])
+    zs = trained.encode(images, 1000, seed=0)
+    standard_error = 10 * math.sqrt(2 * Z_DIM / zs.numel())  # as if of one latent alone
+    assert zs.var().item() == pytest.approx(10, abs=5 * standard_error)
+    with pytest.raises(ModelError, match="'u' and 'z' depend on each other, and have no mean"):
         trained.encode(images)
 
 

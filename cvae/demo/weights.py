@@ -3,11 +3,13 @@
 import zlib
 
 import numpy as np
+import pyro
 import torch
+from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
 
-from cvae.baseline import BaselineNet
+from cvae.baseline import BaselineNet, gives_logits
 from cvae.files import FileError
 from cvae.model import CVAE, Decoder, Encoder
 from cvae.trained import TrainedCVAE
@@ -36,13 +38,17 @@ def extract(trained: TrainedCVAE) -> Layers:
         if getattr(type(cvae), name) is not getattr(CVAE, name):
             raise FileError(f"the page can't compute a model with {name} of its own")
     prior = cvae.prior(missing)
+    with pyro.get_param_store().scope(), pyro.validation_enabled(False):
+        drawn = poutine.trace(cvae.guide).get_trace(missing).nodes["z"]["fn"]
+    if not (torch.equal(drawn.mean, prior.mean) and torch.equal(drawn.stddev, prior.stddev)):
+        raise FileError("the page can't compute a guide that draws from another prior")
     likelihood = cvae.likelihood(prior.mean, missing)
     for of, distribution in (Normal, getattr(prior, "base_dist", prior)), (Bernoulli, likelihood):
         if not isinstance(distribution, of):
             raise FileError(f"the page can't compute the model's {type(distribution).__name__}")
     for name, kind in KINDS.items():
         net: nn.Module = getattr(trained.cvae, f"{name}_net")
-        if type(net) is not kind:
+        if type(net) is not kind or not (gives_logits(net) or kind is Encoder):
             raise FileError(f"the {name} network is no {kind.__name__}, which the page computes")
         for path, layer in net.named_modules():
             if isinstance(layer, nn.Linear):

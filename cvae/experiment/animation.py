@@ -65,7 +65,7 @@ def _draw_frame(history: History, epoch: int, picture: np.ndarray, title: str) -
     losses = [losses["val"] for losses in history.epochs]
     objectives = [losses["objective"] for losses in history.epochs]
     start = objectives.index(objectives[epoch - 1])  # epochs of other objectives before
-    name = "tighter bound" if start else "validation loss"
+    name = "validation loss (another bound)" if start else "validation loss"
     heading = f"{title}\nEpoch {epoch}: {name} {losses[epoch - 1]:.1f} nats per image"
     height = len(picture)
     labels = [(-MARGIN, height / 4, "truth"), (-MARGIN, height * 3 / 4, "CVAE")]

@@ -75,6 +75,13 @@ def folder(text: str) -> Path:
     return Path(text)
 
 
+def png_file(text: str) -> Path:
+    """Check the name of a PNG file to write, so that no other kind of file is overwritten."""
+    if Path(text).suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in .png")
+    return Path(text).expanduser()
+
+
 def class_name(text: str) -> str:
     """Check the form of the name of a class."""
     if not re.fullmatch(r"(.+\.py|[\w.]*\w):\w+", text):
@@ -91,6 +98,8 @@ def add_model_flag(parser: argparse.ArgumentParser) -> None:
             return find_model(class_name(text))
         except UsageError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
+        except (TypeError, ValueError) as error:  # of the file itself, which argparse would hide
+            raise ImportError(f"{text} can't be imported") from error
 
     help = "class that was trained, as for main.py (default: the CVAE of cvae/model.py)"
     parser.add_argument("--model", type=find, default=CVAE, metavar="NAME", help=help)

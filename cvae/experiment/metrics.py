@@ -33,8 +33,6 @@ __all__ += ["write_per_image", "write_results", "write_summary"]
 
 logger = logging.getLogger(__name__)
 
-COUNTED = ("Monte Carlo", "importance sampling")  # have numbers of particles of their own
-
 
 def saved_evaluations(checkpoint: Checkpoint, config: Config) -> dict[str, Evaluation] | None:
     """Return the evaluations by split, if they have these numbers of samples, and this code."""
@@ -133,7 +131,8 @@ def write_results(config: Config, seed: int) -> tuple[Table, dict[str, Any]] | N
     likelihoods = [split.likelihood for splits in results.values() for split in splits.values()]
     about |= {"likelihood": "; ".join(dict.fromkeys(likelihoods)), "other_code": other_code}
     rows = next(iter(next(iter(results.values())).values())).rows
-    about["particles"] = [rows[f"CVAE ({name})"].num_particles for name in COUNTED]
+    counts = {row: estimate.num_particles for row, estimate in rows.items()}
+    about["particles"] = {row: count for row, count in counts.items() if row.startswith("CVAE (")}
     caption = f"{make_caption(config, about)}, seed {seed}"
     table = Table.of_run(results, caption, config.diagnostics)
     dataset = os.path.basename(config.data.dataset)  # of one's own images, wherever they lie
@@ -202,7 +201,7 @@ def changed_code(metrics: dict[str, Any], num_quadrant_inputs: int, net: nn.Modu
         metrics: of ``metrics.json``.
         num_quadrant_inputs, net: a setting in it, and the net that was loaded.
     """
-    settings = (metrics.get("runs") or [{}])[0].get("settings", {})
+    settings = metrics["runs"][0]["settings"]
     there = settings.get(f"q{num_quadrant_inputs}", {}).get("net_code", {})
     here = hash_net(net) if there else {}
     differ = [file for file in sorted(there | here) if there.get(file) != here.get(file)]

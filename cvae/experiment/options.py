@@ -43,8 +43,8 @@ class DataConfig:
     subset: int | None = option(None, "use only the first N images of each split", least=1)
     holdout: int = option(
         0,
-        "use the last N training images to decide when to stop, and the test images for the table "
-        "alone; with 0 the test images decide, as in the tutorial",
+        "use the last N training images to decide when to stop, and the test images for table and "
+        "figures alone; with 0 the test images decide, as in the tutorial",
         least=0,
     )
     binarize: bool = option(False, "turn pixels black or white, with the threshold at 0.5")
@@ -117,7 +117,7 @@ class PhaseConfig:
         first = round((1 - self.last_phase) * num_epochs)
         first = min(first, num_epochs - 1) if several else first
         if self.shift and not first:
-            advice = "give more with -n, or a smaller --last-phase"
+            advice = "give more with -n, a smaller --last-phase, or --shift 0"
             raise UsageError(f"no epoch of {num_epochs} is left for --shift: {advice}")
         return [Phase(first, elbo, self.shift), Phase(num_epochs - first, bound)]
 
@@ -232,14 +232,14 @@ class Config:
 
         The data set is left out: tables and figures name the images of each split.
         """
-        recipe = make_config({"recipe": self.recipe})
-        here, usual = self.options, recipe.options
+        here, usual = self.options, make_config({"recipe": self.recipe}).options
         # Epochs that are given are not multiplied, even if they are as many as the recipe's.
         given = {"num_epochs": "min_steps", "baseline_epochs": "baseline_min_steps"}
         hidden = {"dataset", *given.values()}
         hidden |= {name for name in here if here[name] is None and usual[name] is None}
         here["baseline_epochs"] = self.baseline.num_epochs
-        usual["baseline_epochs"] = recipe.baseline.num_epochs
+        with_these = make_config({"recipe": self.recipe, "num_epochs": self.cvae.num_epochs})
+        usual["baseline_epochs"] = with_these.baseline.num_epochs
         changed = [
             f"--{name.replace('_', '-')}" + ("" if here[name] is True else f" {here[name]}")
             for name in self.result_options

@@ -141,10 +141,12 @@ class Pictures:
         title = f"{setting_name(n)} known; {describe(self.datasets)}; {config.description}"
         data = config.data
         changed = data.subset or data.holdout or data.binarize
-        same = "Performance gap" in evaluation.rows and all(map(_is_bound, epochs["CVAE"]))
+        unweighted = all(map(_is_bound, epochs["CVAE"]))
+        same = unweighted and "Performance gap" in evaluation.rows
         comparable = data.dataset == "mnist" and not changed and same
         reference = dict(zip(histories, TUTORIAL[n], strict=True)) if comparable else None
-        figure = figures.plot_training(table, f"{title}, seed {self.run.seed}", reference)
+        loss = "negative lower bound" if unweighted else "loss, with a weight of a term"
+        figure = figures.plot_training(table, f"{title}, seed {self.run.seed}", reference, loss)
         figures.save_figure(figure, self.run.path("training"))
 
     def _draw_samples(self, cvae: CVAE, evaluation: Evaluation) -> None:

@@ -84,9 +84,8 @@ def make_caption(config: Config, about: Mapping[str, Any]) -> str:
 
     Args:
         config: of the command.
-        about: ``splits``, name and number of images of each, ``likelihood``, ``particles`` of
-            Monte Carlo and of the others, and ``other_code``, files that have changed since a
-            setting was trained.
+        about: ``splits``, name and number of images of each, ``likelihood``, ``particles`` of the
+            CVAE's rows, and ``other_code``, files that have changed since a setting was trained.
     """
     splits = about["splits"]
     names = {key: describe_split(split["name"], split["images"]) for key, split in splits.items()}
@@ -98,9 +97,18 @@ def make_caption(config: Config, about: Mapping[str, Any]) -> str:
     kept = f"; trained by other code: {', '.join(trained)}" if trained else ""
     return (
         f"Negative CLL (nats per image; lower is better); {where}; likelihood: "
-        f"{about['likelihood']}; Monte Carlo {about['particles'][0]} and the others "
-        f"{about['particles'][1]} particles; {config.description}{kept}"
+        f"{about['likelihood']}; {_particles(about['particles'])}; {config.description}{kept}"
     )
+
+
+def _particles(by_row: Mapping[str, int]) -> str:
+    """Say how many latent samples an image the CVAE's rows have."""
+    others = dict(by_row)
+    first = others.pop("CVAE (Monte Carlo)", None)
+    words = [] if first is None else [f"Monte Carlo {first}"]
+    if others:
+        words.append(f"the others {' or '.join(map(str, sorted({*others.values()})))}")
+    return f"{' and '.join(words)} particles"
 
 
 def describe_split(name: str, num_images: int) -> str:
