@@ -114,12 +114,9 @@ def _read(path: Path) -> list[Column]:
     if not path.is_dir():
         name = re.search(r"_q([123])\.csv$", path.name)
         setting = int(name[1]) if name else None
-        return [
-            Column(
-                path, setting, split, {0: frame}, " ".join(filter(None, ["its", split, "images"]))
-            )
-            for split, frame in _read_csv(path).items()
-        ]
+        frames = _read_csv(path)
+        names = {split: f"its {split} images" if split else "its images" for split in frames}
+        return [Column(path, setting, s, {0: frames[s]}, names[s]) for s in frames]
     metrics, columns = read_metrics(path), dict[tuple[str, str], Column]()
     for run in metrics["runs"]:
         folder = path / SEED_FOLDER.format(seed=run["seed"]) if len(metrics["runs"]) > 1 else path

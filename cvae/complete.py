@@ -58,8 +58,10 @@ def complete_files(
     title += f": mean of {len(completions)} completions, and samples"
     mean, samples = completions.mean(0), completions[:num_samples]
     save_figure(plot_completions(images, trained.known, mean, samples, title), output)
-    changed = changed_code(metrics, num_quadrant_inputs, trained.cvae)
-    return [*filter(None, [changed]), *(each for _, warnings in fitted for each in warnings)]
+    warnings = [warning for _, of_image in fitted for warning in of_image]
+    if changed := changed_code(metrics, num_quadrant_inputs, trained.cvae):
+        warnings.append(changed)
+    return warnings
 
 
 def fit_image(
@@ -99,20 +101,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("-nq", "--num-quadrant-inputs", type=int, choices=(1, 2, 3), default=1, help=help)
     help = "completions of each image to show (default: 10)"
     add("-vs", "--num-samples", type=number(int, 1, 100), default=10, metavar="N", help=help)
-    output = Path("completions.png")
-    add("--output", type=png_file, default=output, metavar="FILE", help=f"(default: {output})")
+    default = Path("completions.png")
+    add("--output", type=png_file, default=default, metavar="FILE", help=f"(default: {default})")
     help = "seed of the random numbers (default: 0)"
     add("--seed", type=number(int, 0, 2**32 - 1), default=0, metavar="N", help=help)
     add_model_flag(parser)
     args = parser.parse_args(argv)
     pyro.set_rng_seed(args.seed)
     folder, *files = (path.expanduser() for path in (args.folder, *args.images))
-    options, output = (args.num_quadrant_inputs, args.num_samples), args.output
+    output: Path = args.output
     if output.resolve() in [file.resolve() for file in files]:
         parser.error(f"{output} would be overwritten: choose another --output")
 
     def command() -> None:
-        for warning in complete_files(folder, files, *options, output, args.model):
+        settings = args.num_quadrant_inputs, args.num_samples, output, args.model
+        for warning in complete_files(folder, files, *settings):
             print(f"{parser.prog}: warning: {warning}", file=sys.stderr)
         print(f"Written to {output}")
 

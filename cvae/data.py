@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, Subset
 
@@ -20,6 +18,7 @@ from cvae import distributed
 from cvae.baseline import is_missing
 from cvae.datasets import DATASETS, Images, load_images, resolve_dataset, split_images
 from cvae.files import UsageError
+from cvae.random_numbers import own_random_numbers
 
 __all__ = ["CVAEMNIST", "MaskImages", "Sample", "ToTensor", "get_data", "make_loader"]
 __all__ += ["shard", "shift_images"]
@@ -64,13 +63,8 @@ class CVAEMNIST(Dataset):
         self.source, self.transform = source, None if fixed else transform
         self.transformed: Sample | None = None
         if fixed and transform:
-            state = get_rng_state()
-            try:
-                with torch.random.fork_rng(range(torch.cuda.device_count())):
-                    pyro.set_rng_seed(0)
-                    self.transformed = transform(self[:])
-            finally:
-                set_rng_state(state)
+            with own_random_numbers(seed=0):
+                self.transformed = transform(self[:])
 
     @property
     def name(self) -> str:

@@ -1,8 +1,7 @@
 """Estimators of the conditional log-likelihood (CLL) of each image: reductions of log weights."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 import pyro
@@ -11,7 +10,6 @@ from pyro import poutine
 from pyro.distributions import ExpandedDistribution, MaskedDistribution
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine import Trace
-from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 from torch.distributions import Independent
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -22,7 +20,8 @@ from cvae.data import make_loader
 from cvae.files import ModelError
 from cvae.model import CVAE
 from cvae.onednn import fast_products
-from cvae.traces import check_sites, kl_divergences, log_density, log_prob, random_sites
+from cvae.random_numbers import own_random_numbers
+from cvae.traces import check_sites, get_trace, kl_divergences, log_density, log_prob, random_sites
 
 __all__ = ["baseline_nll", "effective_sample_size", "estimate_cll", "importance_sampling"]
 __all__ += ["check_model", "kl_per_latent", "likelihood_kind", "log_weights", "monte_carlo"]
@@ -69,15 +68,6 @@ def _traces(cvae: CVAE, xs: Tensor, ys: Tensor, particles: int, proposal: str) -
         return get_importance_trace("flat", 2, model, guide, (), {})
 
 
-@contextmanager
-def _own_random_numbers(xs: Tensor) -> Iterator[None]:
-    """Leave the random states of PyTorch, NumPy and Python as they were."""
-    state = get_rng_state()
-    with torch.random.fork_rng([xs.device] if xs.is_cuda else []):
-        yield
-    set_rng_state(state)
-
-
 def check_model(cvae: CVAE, xs: Tensor, ys: Tensor) -> None:
     """Refuse a model that can't be trained and scored, and draw no random numbers from outside.
 
@@ -87,10 +77,9 @@ def check_model(cvae: CVAE, xs: Tensor, ys: Tensor) -> None:
     Raises:
         ModelError: :func:`check_sites` refuses it, or it tells Pyro of no parameter.
     """
-    with torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        with _own_random_numbers(xs):
-            guide = poutine.trace(cvae.guide).get_trace(xs, ys)
-            model = poutine.trace(poutine.replay(cvae.model, guide)).get_trace(xs, ys)
+    with own_random_numbers():
+        guide = get_trace(cvae.guide, xs, ys)
+        model = get_trace(poutine.replay(cvae.model, guide), xs, ys)
     check_sites(model, guide, (len(xs),))
     sites = [*model.nodes.values(), *guide.nodes.values()]
     if not any(site["type"] == "param" for site in sites):
@@ -134,7 +123,7 @@ def likelihood_kind(cvae: CVAE, dataset: Dataset) -> str:
     """Name the distribution of what is observed: ``Bernoulli`` only if it is the baseline's."""
     batch = dataset[list(range(min(20, len(dataset))))]  # type: ignore[arg-type]
     xs, ys = batch["input"], batch["output"]
-    with _own_random_numbers(xs):
+    with own_random_numbers():
         model, _ = _traces(cvae, xs, ys, 1, "prior")
     observed = [site for site in random_sites(model).values() if site["is_observed"]]
     distributions = [site["fn"] for site in observed]
@@ -167,7 +156,7 @@ def kl_per_latent(cvae: CVAE, dataset: Dataset, num_particles: int = 1) -> tuple
         where it is exact.
     """
     batch = dataset[[0]]
-    with _own_random_numbers(batch["input"]):
+    with own_random_numbers():
         traces = _traces(cvae, batch["input"], batch["output"], 1, "recognition")
     _, exact = kl_divergences(*traces)
     particles = 1 if exact else num_particles

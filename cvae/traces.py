@@ -1,10 +1,13 @@
 """What the traces of a model and of its guide say: densities, KL terms, and of what they are."""
 
+from collections.abc import Callable
 from functools import reduce
 from operator import add
 from typing import Any
 
+import pyro
 import torch
+from pyro import poutine
 from pyro.distributions import Unit
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
@@ -14,8 +17,20 @@ from torch.distributions import Independent, kl_divergence
 
 from cvae.files import ModelError
 
-__all__ = ["check_sites", "is_plain", "kl_divergences", "log_density", "log_prob", "random_sites"]
-__all__ += ["reconstruction"]
+__all__ = ["check_sites", "get_trace", "is_plain", "kl_divergences", "log_density", "log_prob"]
+__all__ += ["random_sites", "reconstruction", "value_sites"]
+
+
+def get_trace(program: Callable[..., Any], *args: Tensor) -> Trace:
+    """Trace a model or guide, without gradients, Pyro's checks, and what its store then holds."""
+    with torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
+        return poutine.trace(program).get_trace(*args)
+
+
+def value_sites(trace: Trace) -> dict[str, Any]:
+    """Return the sites of a trace that have a value, which plates have not, by name."""
+    samples = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+    return {name: site for name, site in samples.items() if not site_is_subsample(site)}
 
 
 def random_sites(trace: Trace) -> dict[str, Any]:
@@ -25,12 +40,11 @@ def random_sites(trace: Trace) -> dict[str, Any]:
         ModelError: one is a ``pyro.factor``, with which there is no density.
     """
     sites = {}
-    for name, site in trace.nodes.items():
-        if site["type"] == "sample" and not site_is_subsample(site):
-            if isinstance(site["fn"], Unit):
-                raise ModelError(f"{name!r} is a pyro.factor: no likelihood is normalised with it")
-            if not site["infer"].get("_deterministic"):
-                sites[name] = site
+    for name, site in value_sites(trace).items():
+        if isinstance(site["fn"], Unit):
+            raise ModelError(f"{name!r} is a pyro.factor: no likelihood is normalised with it")
+        if not site["infer"].get("_deterministic"):
+            sites[name] = site
     return sites
 
 

@@ -39,6 +39,7 @@ from cvae.history import EarlyStopping, History, Losses
 from cvae.model import CVAE
 from cvae.onednn import fast_products
 from cvae.optimizer import Optimizer, TrainingError
+from cvae.random_numbers import own_random_numbers
 from cvae.traces import is_plain, kl_divergences, reconstruction
 
 __all__ = ["BaselineTraining", "CVAETraining", "EarlyStopping", "History", "Phase", "Training"]
@@ -333,7 +334,7 @@ class CVAETraining(Training):
     def __iter__(self) -> Iterator[int]:
         if not self.finished:
             self.net.eval()
-            with torch.random.fork_rng([]):  # a loader draws a seed
+            with own_random_numbers():  # a loader draws a seed
                 batch = next(iter(self.dataloaders["val"]))
             check_model(self.net, batch["input"][:2], batch["output"][:2])
         yield from super().__iter__()

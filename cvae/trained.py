@@ -4,15 +4,14 @@ import contextlib
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyro
 import torch
-from pyro import poutine
-from pyro.poutine.util import site_is_subsample
+from pyro.poutine import Trace
 from torch import Tensor
 from torch.utils.data import StackDataset
 
@@ -22,6 +21,7 @@ from cvae.estimators import estimate_cll
 from cvae.evaluate import draw_samples
 from cvae.files import FILES, FileError, ModelError, read_tensors
 from cvae.model import CVAE
+from cvae.traces import get_trace, value_sites
 
 __all__ = ["TrainedCVAE"]
 
@@ -175,10 +175,10 @@ class TrainedCVAE:
         with _drawing(seed):
             if num_samples is not None:
                 plate = pyro.plate("particles", num_samples, dim=-2)
-                return _find_site("z", _sites(plate(self.cvae.guide), xs, ys))["value"]
-            sites = _sites(self.cvae.guide, xs, ys)
-            z = _find_site("z", sites)["fn"]
-            latents = [name for name, site in sites.items() if not site["is_observed"]]
+                return _find_site("z", get_trace(plate(self.cvae.guide), xs, ys))["value"]
+            trace = get_trace(self.cvae.guide, xs, ys)
+            z, sites = _find_site("z", trace)["fn"], value_sites(trace).items()
+            latents = [name for name, site in sites if not site["is_observed"]]
             if len(latents) > 1:
                 names = " and ".join(map(repr, latents))
                 raise ModelError(f"{names} depend on each other, and have no mean: draw samples")
@@ -202,8 +202,8 @@ class TrainedCVAE:
             expected = f"z must have shape (*samples, {len(xs)}, z_dim)"
             raise ValueError(f"{expected}, not {tuple(z.shape)}")
         with _pyro_lock:
-            sites = _sites(pyro.condition(self.cvae.model, {"z": z}), xs)
-            ys = _find_site("y", sites)["value"]
+            predict = pyro.condition(self.cvae.model, {"z": z})
+            ys = _find_site("y", get_trace(predict, xs))["value"]
         return torch.where(known, xs, ys.view(*z.shape[:-2], *xs.shape))
 
     def _check(
@@ -246,15 +246,8 @@ def _drawing(seed: int | None) -> Iterator[None]:
         yield
 
 
-def _sites(program: Callable[..., Any], *args: Tensor) -> dict[str, Any]:
-    """Run a model or guide, and return the sites that have values, but no plates, by name."""
-    with pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        nodes = poutine.trace(program).get_trace(*args).nodes
-    samples = {name: site for name, site in nodes.items() if site["type"] == "sample"}
-    return {name: site for name, site in samples.items() if not site_is_subsample(site)}
-
-
-def _find_site(name: str, sites: dict[str, Any]) -> dict[str, Any]:
+def _find_site(name: str, trace: Trace) -> dict[str, Any]:
+    sites = value_sites(trace)
     if name not in sites:
         raise ModelError(f"there is no site {name!r}, but only {', '.join(map(repr, sites))}")
     return sites[name]

@@ -8,7 +8,7 @@ import pytest
 from .faults import ROOT
 
 METHOD = "baseline config data datasets distributed estimators evaluate figures files history model"
-METHOD += " onednn optimizer own_images traces train trained"
+METHOD += " onednn random_numbers optimizer own_images traces train trained"
 PATHS = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in [*(ROOT / "cvae").rglob("*.py"), ROOT / "main.py"]

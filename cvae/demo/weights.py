@@ -3,15 +3,14 @@
 import zlib
 
 import numpy as np
-import pyro
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
 
 from cvae.baseline import BaselineNet, gives_logits
 from cvae.files import FileError
 from cvae.model import CVAE, Decoder, Encoder
+from cvae.traces import get_trace
 from cvae.trained import TrainedCVAE
 
 __all__ = ["LOW_BITS", "Layers", "encode", "extract", "round_weights"]
@@ -38,8 +37,7 @@ def extract(trained: TrainedCVAE) -> Layers:
         if getattr(type(cvae), name) is not getattr(CVAE, name):
             raise FileError(f"the page can't compute a model with {name} of its own")
     prior = cvae.prior(missing)
-    with pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        drawn = poutine.trace(cvae.guide).get_trace(missing).nodes["z"]["fn"]
+    drawn = get_trace(cvae.guide, missing).nodes["z"]["fn"]
     if not (torch.equal(drawn.mean, prior.mean) and torch.equal(drawn.stddev, prior.stddev)):
         raise FileError("the page can't compute a guide that draws from another prior")
     likelihood = cvae.likelihood(prior.mean, missing)

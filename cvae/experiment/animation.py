@@ -15,6 +15,7 @@ from cvae.evaluate import draw_samples
 from cvae.figures import MARGIN, ROW_LABELS, SMALL_CELL, default_style, draw, style_axes, tile
 from cvae.history import History
 from cvae.model import CVAE
+from cvae.random_numbers import own_random_numbers
 
 __all__ = ["make_gif", "take_snapshot"]
 
@@ -26,8 +27,7 @@ def take_snapshot(cvae: CVAE, inputs: Tensor, num_samples: int, seed: int, epoch
         cvae, inputs, num_samples: as for :func:`cvae.evaluate.draw_samples`.
         seed, epoch: of the run; each has its own random numbers, and training's stay as they were.
     """
-    with torch.random.fork_rng([inputs.device] if inputs.is_cuda else []):
-        torch.manual_seed(random.Random(f"{seed} snapshots, epoch {epoch}").getrandbits(32))
+    with own_random_numbers(random.Random(f"{seed} snapshots, epoch {epoch}").getrandbits(32)):
         return (draw_samples(cvae, inputs, num_samples).clamp(0, 1) * 255).round().byte().cpu()
 
 

@@ -128,10 +128,10 @@ def write_results(config: Config, seed: int) -> tuple[Table, dict[str, Any]] | N
                 other_code[setting_name(n)] = checkpoint.other_code
     if not results:
         return None
-    likelihoods = [split.likelihood for splits in results.values() for split in splits.values()]
+    columns = [evaluation for splits in results.values() for evaluation in splits.values()]
+    likelihoods = [evaluation.likelihood for evaluation in columns]
     about |= {"likelihood": "; ".join(dict.fromkeys(likelihoods)), "other_code": other_code}
-    rows = next(iter(next(iter(results.values())).values())).rows
-    counts = {row: estimate.num_particles for row, estimate in rows.items()}
+    counts = {row: estimate.num_particles for row, estimate in columns[0].rows.items()}
     about["particles"] = {row: count for row, count in counts.items() if row.startswith("CVAE (")}
     caption = f"{make_caption(config, about)}, seed {seed}"
     table = Table.of_run(results, caption, config.diagnostics)
