@@ -15,7 +15,7 @@ def own_random_numbers(seed: int | None = None) -> Iterator[None]:
     """Leave the random states of PyTorch, NumPy and Python as they were, whatever is drawn within.
 
     Args:
-        seed: of what is drawn; by default it goes on from where the caller is.
+        seed: of what is drawn; by default, the caller's random numbers continue.
     """
     state = get_rng_state()
     try:

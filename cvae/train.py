@@ -286,7 +286,8 @@ class CVAETraining(Training):
         elbo: Pyro's estimate of the bound, by default ``TraceMeanField_ELBO()`` with the KL term in
             closed form.
         phases: bounds and shifts one after the other, such as ``[Phase(32, elbo, shift=1), Phase(8,
-            importance_weighted_elbo(5))]``, in place of ``elbo``.  The last one goes on to the end.
+            importance_weighted_elbo(5))]``, in place of ``elbo``.  The last one continues to the
+            end.
 
     Other arguments and attributes are those of :class:`Training`.
 

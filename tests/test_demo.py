@@ -215,7 +215,7 @@ def test_first_image_is_easily_read_and_has_answers_of_several_classes(monkeypat
         images = 200 * torch.tensor(bright).byte()[:, None, None].expand(-1, 4, 4)
         return SimpleNamespace(source=Images(images, torch.tensor(labels), ""))
 
-    def complete(images: torch.Tensor, num_samples: int) -> torch.Tensor:
+    def complete(images: torch.Tensor, num_samples: int, seed: int) -> torch.Tensor:
         answers = images.repeat(num_samples, 1, 1, 1)
         answers[::2, [0, 2]] = 200 / 255 - answers[::2, [0, 2]]
         return answers

@@ -149,9 +149,7 @@ def _choose_images(datasets: dict[str, CVAEMNIST], trained: TrainedCVAE) -> Tens
     chosen = [*ambiguous, clear]
     images, labels = evaluated.source.images[chosen], evaluated.source.digits[chosen]
     readable = (_nearest_labels(training, images, 20) == labels[:, None]).all(1)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        answers = 255 * trained.complete(images / 255, num_samples=12)
+    answers = 255 * trained.complete(images / 255, num_samples=12, seed=0)
     found = _nearest_labels(training, answers.flatten(0, 1), 1).view(12, -1)
     right = (found == labels).double().mean(0)
     first = int((readable * torch.minimum(right, 1 - right)).argmax())
